@@ -1,0 +1,88 @@
+# make run and make test need Go, make and git and nothing else.
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# giouring links on Go >= 1.23 only without the linker's check of linkname.
+GIOURING := -tags giouring -ldflags=-checklinkname=0
+
+# For make fuzz: how long each target runs. For make bench: arguments of the load generator.
+FUZZTIME ?= 10s
+BENCH ?=
+
+.PHONY: run build test lint test-race test-clients test-faults test-giouring client-tools bench bench-limits bench-peers fuzz generate clean
+
+run: build
+	./bin/weir serve
+
+build:
+	go build -ldflags "-X main.version=$(VERSION)" -o bin/weir ./cmd/weir
+
+test:
+	go test -timeout 10m ./...
+
+# Everything that can be checked without running the product.
+lint:
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted with gofmt:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	go vet -tags invariants ./...
+	go vet -tags giouring ./uring/...
+	cd test && go vet ./...
+	go run $(STATICCHECK) ./...
+	cd test && go run $(STATICCHECK) ./...
+	go test -count=1 ./internal/house
+
+# The race detector needs a C compiler. The invariants tag poisons released buffers.
+test-race:
+	CGO_ENABLED=1 go test -race -tags invariants -timeout 20m ./...
+
+test-giouring:
+	go test $(GIOURING) -count=1 -timeout 10m ./uring/...
+
+# Real clients: kcat, Apache Kafka's Java client, franz-go.
+test-clients: client-tools
+	cd test && go test ./clients/... -count=1 -timeout 30m -v
+
+# Crashes, full and frozen disks, broken peers; at CI sizes with -short (make test-faults SHORT=-short).
+test-faults:
+	cd test && go test ./faults/... -count=1 -timeout 60m -v $(SHORT)
+
+# Installs what test-clients needs and is not there, where there is apt and the right to use it.
+client-tools:
+	@missing=""; \
+	command -v kcat >/dev/null || missing="$$missing kcat"; \
+	command -v java >/dev/null || missing="$$missing default-jre-headless"; \
+	command -v mvn >/dev/null || missing="$$missing maven"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then echo "please install:$$missing"; exit 0; fi; \
+	sudo=""; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	echo "installing:$$missing"; \
+	$$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing
+
+# The load generator starts a broker of its own; results go to bench/results. See BENCHMARKS.md.
+bench: build
+	go run ./bench $(BENCH)
+
+# What the machine can do without a broker: the ceiling that results are compared with.
+bench-limits:
+	go run ./bench limits
+
+# The same load on Apache Kafka.
+bench-peers: build
+	go run ./bench peers
+
+# Every fuzz target for a while, one after the other.
+fuzz:
+	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | grep -v '^./test/' | xargs -n1 dirname | sort -u); do \
+	  for target in $$(grep -h '^func Fuzz' $$dir/*_test.go | sed 's/func \(Fuzz[A-Za-z0-9_]*\).*/\1/'); do \
+	    echo "$$dir $$target"; \
+	    go test $$dir -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME); \
+	  done; \
+	done
+
+generate:
+	go generate ./internal/config
+
+# The data directory stays: it is yours.
+clean:
+	rm -rf bin test/clients/java/target

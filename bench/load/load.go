@@ -1,0 +1,103 @@
+package load
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Target is what a load runs against.
+type Target struct {
+	Addr       string
+	Topic      string
+	Partitions int32
+	// MaxRate is the broker's measured maximum in messages per second, for loads that run at a share of it.
+	MaxRate float64
+}
+
+// Load generates load until its context ends, which is no error. It returns nil earlier where it has a natural end.
+type Load interface {
+	Run(ctx context.Context, t Target, m *Meter) error
+}
+
+// CreateTopic makes the target's topic.
+func CreateTopic(ctx context.Context, t Target) error {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(t.Addr))
+	if err != nil {
+		return fmt.Errorf("client: %w", err)
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	resp, err := kadm.NewClient(cl).CreateTopics(ctx, t.Partitions, 1, nil, t.Topic)
+	if err == nil {
+		err = resp.Error()
+	}
+	if err != nil {
+		return fmt.Errorf("create topic %s: %w", t.Topic, err)
+	}
+	return nil
+}
+
+// values are records' values that do not compress, shared by all who send.
+type values struct {
+	block []byte
+	size  int
+}
+
+func newValues(size int) values {
+	v := values{block: make([]byte, 4<<20+size), size: size}
+	_, _ = newRand(uint64(size)).Read(v.block) // never fails
+	return v
+}
+
+// at is the n-th value; neighbours overlap by nothing that a codec would find.
+func (v values) at(n int) []byte {
+	from := n * 8191 % (len(v.block) - v.size)
+	return v.block[from : from+v.size : from+v.size]
+}
+
+func newRand(seed uint64) *rand.ChaCha8 {
+	var key [32]byte
+	for i := range 8 {
+		key[i] = byte(seed >> (8 * i))
+	}
+	return rand.NewChaCha8(key)
+}
+
+// group runs goroutines that stop together: the first error ends all.
+type group struct {
+	wg     sync.WaitGroup
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+}
+
+func newGroup(ctx context.Context) *group {
+	ctx, cancel := context.WithCancelCause(ctx)
+	return &group{ctx: ctx, cancel: cancel}
+}
+
+func (g *group) run(fn func(ctx context.Context) error) {
+	g.wg.Go(func() {
+		if err := fn(g.ctx); err != nil {
+			g.cancel(err)
+		}
+	})
+}
+
+// wait returns the first error. That the caller's context ended is none.
+func (g *group) wait() error {
+	g.wg.Wait()
+	err := context.Cause(g.ctx)
+	g.cancel(nil)
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,258 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"weir/bench/load"
+	"weir/bench/result"
+	"weir/bench/server"
+)
+
+const (
+	calibration = 3 * time.Second // finds the maximum rate where baseWorkload was not run
+	coldLimit   = 10 * time.Minute
+)
+
+// runner runs workloads on servers, one at a time, and collects what they show.
+type runner struct {
+	opts     options
+	progress *progress
+	file     *result.File
+	maxRate  map[string]float64 // by server: the best rate of baseWorkload so far
+}
+
+// runAll interleaves: each round runs every workload on every server in turn, so that what else the machine does meanwhile
+// meets all of them.
+func (r *runner) runAll(ctx context.Context, specs []server.Spec, list []workload) error {
+	for round := 1; round <= r.opts.rounds; round++ {
+		for _, w := range list {
+			for _, spec := range specs {
+				if w.consumes && !spec.Stores {
+					continue
+				}
+				r.progress.begin(fmt.Sprintf("round %d/%d  %-12s %s", round, r.opts.rounds, spec.Name, w.name))
+				run, err := r.runOne(ctx, spec, w, round)
+				if err != nil {
+					return fmt.Errorf("%s on %s: %w", w.name, spec.Name, err)
+				}
+				r.progress.end(run)
+				r.file.Runs = append(r.file.Runs, *run)
+			}
+		}
+	}
+	return nil
+}
+
+// runOne starts a server in a clean directory, runs a workload on it and ends it.
+func (r *runner) runOne(ctx context.Context, spec server.Spec, w workload, round int) (*result.Run, error) {
+	dir, err := os.MkdirTemp(r.opts.dir, "weir-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	srv, err := server.Start(ctx, spec, filepath.Join(dir, "data"))
+	if err != nil {
+		return nil, err
+	}
+	defer srv.Stop()
+	target := load.Target{Addr: srv.Addr, Topic: "bench", Partitions: w.partitions}
+	if w.share {
+		if target.MaxRate, err = r.maximum(ctx, srv); err != nil {
+			return nil, err
+		}
+	}
+	if err := load.CreateTopic(ctx, target); err != nil {
+		return nil, err
+	}
+	note, err := r.prepare(ctx, srv, target, w)
+	if err != nil {
+		return nil, err
+	}
+	run, err := r.measure(ctx, srv, target, w, round)
+	if err != nil {
+		return nil, err
+	}
+	run.Note = note
+	if w.name == baseWorkload {
+		r.maxRate[spec.Name] = max(r.maxRate[spec.Name], run.MessagesPerSecond)
+	}
+	return run, nil
+}
+
+// maximum is the server's rate under baseWorkload, found now if it was not before.
+func (r *runner) maximum(ctx context.Context, srv *server.Instance) (float64, error) {
+	if rate := r.maxRate[srv.Spec.Name]; rate > 0 {
+		return rate, nil
+	}
+	base, _ := find(baseWorkload)
+	target := load.Target{Addr: srv.Addr, Topic: "calibration", Partitions: base.partitions}
+	if err := load.CreateTopic(ctx, target); err != nil {
+		return 0, err
+	}
+	m := &load.Meter{}
+	ctx, cancel := context.WithTimeout(ctx, calibration)
+	defer cancel()
+	time.AfterFunc(calibration/3, m.Begin)
+	err := base.load.Run(ctx, target, m)
+	m.End()
+	o := m.Outcome()
+	rate := float64(o.Messages) / o.Elapsed.Seconds()
+	if err == nil && o.Messages == 0 {
+		err = errors.New("nothing was acknowledged")
+	}
+	if err != nil {
+		return 0, fmt.Errorf("find the maximum rate: %w", err)
+	}
+	r.maxRate[srv.Spec.Name] = rate
+	return rate, nil
+}
+
+// prepare lays out the data that a workload reads.
+func (r *runner) prepare(ctx context.Context, srv *server.Instance, t load.Target, w workload) (note string, err error) {
+	mib := w.preloadMiB
+	if w.cold {
+		mib = r.opts.coldMiB
+	}
+	if mib == 0 {
+		return "", nil
+	}
+	if _, err := load.Preload(ctx, t, int64(mib)<<20); err != nil {
+		return "", err
+	}
+	note = fmt.Sprintf("%d MiB preloaded", mib)
+	if w.cold {
+		how, err := srv.RestartCold(ctx)
+		if err != nil {
+			return "", fmt.Errorf("restart cold: %w", err)
+		}
+		note += ", cold by " + how
+	}
+	return note, nil
+}
+
+// measure runs the load: warm-up, window, end. A cold read has neither warm-up nor a fixed length.
+func (r *runner) measure(ctx context.Context, srv *server.Instance, t load.Target, w workload, round int) (*result.Run, error) {
+	warmup, window := r.opts.warmup, r.opts.duration
+	if w.cold {
+		warmup, window = 0, coldLimit
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	m := &load.Meter{}
+	finished := make(chan error, 1)
+	begin := func() { go func() { finished <- w.load.Run(ctx, t, m) }() }
+	stopProgress := r.progress.follow(m)
+	defer stopProgress()
+	if warmup > 0 {
+		begin()
+		if err := wait(ctx, warmup, finished); err != nil {
+			return nil, err
+		}
+	}
+	profile := r.profile(srv, w, round, window)
+	before, err := srv.Sample()
+	if err != nil {
+		return nil, err
+	}
+	clientBefore := server.SelfCPU()
+	m.Begin()
+	if warmup == 0 {
+		begin()
+	}
+	err = wait(ctx, window, finished)
+	m.End()
+	if err != nil && (!errors.Is(err, errEnded) || !w.cold) {
+		return nil, err
+	}
+	client := server.SelfCPU() - clientBefore
+	after, err := srv.Sample()
+	if err != nil {
+		return nil, err
+	}
+	cancel()
+	if !w.cold {
+		if err := <-finished; err != nil {
+			return nil, err
+		}
+	}
+	if err := profile(); err != nil {
+		return nil, err
+	}
+	run := summarize(m.Outcome(), before, after)
+	run.Server, run.Workload, run.Round, run.ClientCPUSeconds = srv.Spec.Name, w.name, round, client.Seconds()
+	if run.Messages == 0 {
+		return nil, fmt.Errorf("nothing was completed in %v; the server's output:\n%s", window, srv.Output())
+	}
+	return run, nil
+}
+
+var errEnded = errors.New("the load ended by itself")
+
+// wait lets the load run for d. It returns early with the load's error, or errEnded.
+func wait(ctx context.Context, d time.Duration, finished <-chan error) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case err := <-finished:
+		if err == nil {
+			return errEnded
+		}
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// profile records the server's CPU over the window where that was asked for. The function returned waits for it.
+func (r *runner) profile(srv *server.Instance, w workload, round int, window time.Duration) func() error {
+	if r.opts.profileDir == "" || srv.HTTP == "" || w.cold {
+		return func() error { return nil }
+	}
+	file := filepath.Join(r.opts.profileDir, fmt.Sprintf("%s-%s-%d.pprof", srv.Spec.Name, w.name, round))
+	done := make(chan error, 1)
+	go func() { done <- srv.SaveProfile(file, window-window/10) }()
+	return func() error { return <-done }
+}
+
+// summarize turns counters into figures.
+func summarize(o load.Outcome, before, after server.Sample) *result.Run {
+	seconds := o.Elapsed.Seconds()
+	cpu := (after.CPU - before.CPU).Seconds()
+	run := &result.Run{
+		Seconds: seconds, Messages: o.Messages, Bytes: o.Bytes,
+		MessagesPerSecond: float64(o.Messages) / seconds, MBPerSecond: float64(o.Bytes) / 1e6 / seconds,
+		ServerCPUSeconds: cpu, PeakRSSBytes: after.PeakRSS,
+		ServerWriteBytes: after.WriteBytes - before.WriteBytes, DeviceBytes: after.DeviceBytes - before.DeviceBytes,
+		DeviceWritesPerSecond:  float64(after.DeviceWrites-before.DeviceWrites) / seconds,
+		DeviceFlushesPerSecond: float64(after.DeviceFlush-before.DeviceFlush) / seconds,
+		Metrics:                map[string]float64{},
+	}
+	if o.Bytes > 0 {
+		run.CPUSecondsPerGB = cpu / (float64(o.Bytes) / 1e9)
+		run.CPUSecondsPerMillion = cpu / (float64(o.Messages) / 1e6)
+	}
+	if h := o.Latency; h.TotalCount() > 0 {
+		at := func(q float64) float64 { return float64(h.ValueAtQuantile(q)) }
+		run.LatencyUs = &result.Latency{P50: at(50), P90: at(90), P99: at(99), P999: at(99.9), Max: float64(h.Max()), Mean: h.Mean()}
+	}
+	for name, value := range after.Metrics {
+		base, _, _ := strings.Cut(name, "{")
+		grown := value - before.Metrics[name]
+		if grown == 0 || !strings.HasPrefix(base, "weir_") || !strings.HasSuffix(base, "_total") {
+			continue
+		}
+		run.Metrics[name] = grown
+		if base == "weir_wal_groups_total" {
+			run.DurableWritesPerSecond += grown / seconds
+		}
+	}
+	return run
+}

@@ -1,0 +1,34 @@
+// Package broker serves the Kafka protocol: one file per API, a dispatch table, and the purgatory
+// where produce and fetch requests wait. Kafka's error codes appear in this package and nowhere else.
+package broker
+
+import (
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"weir/coordinator/group"
+	"weir/internal/clock"
+	"weir/internal/config"
+	"weir/raftmeta"
+	"weir/replica"
+)
+
+// Broker answers requests from one node's state. It is safe for use by many connections.
+type Broker struct {
+	cfg      *config.Broker
+	meta     *raftmeta.Meta
+	parts    *replica.Manager
+	groups   *group.Coordinator
+	sessions *sessionCache
+	clk      clock.Clock
+	log      *slog.Logger
+	metrics  *metrics
+	waiting  atomic.Int64 // fetches in the purgatory
+	closing  atomic.Bool  // fetches do not wait any more
+
+	producerIDs producerIDs
+
+	unsubGroups func()
+	loading     sync.WaitGroup // loads of __consumer_offsets
+}

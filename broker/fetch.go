@@ -1,0 +1,304 @@
+package broker
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"weir/netproto"
+	"weir/replica"
+	"weir/segment"
+)
+
+// Fetch (key 1) v4-18. v4 brought isolation levels, v5 the log start offset, v7 sessions (KIP-227), v9 leader epochs (KIP-320),
+// v11 racks (KIP-392), v12 the leader in errors and flexible encoding, v13 topic ids (KIP-516), v15 the replica's epoch as a
+// tag, v16 leaders' addresses (KIP-951), v17 directory ids, v18 the follower's high watermark (KIP-1166).
+//
+// Records go from the log's memory or mapping to the socket; the response owns the ranges and releases them when it
+// was written. A request that finds fewer than min.bytes waits in the purgatory.
+
+// fetch is one request that is being served.
+type fetch struct {
+	b       *Broker
+	r       *netproto.Request
+	state   *connState
+	minSize int64
+	maxSize int
+	wait    time.Duration
+	stable  bool // read_committed
+	replica int32
+	byID    bool
+
+	session     *fetchSession // nil: none
+	incremental bool          // answer only what changed
+	parts       []*fetchPart  // what to read, in this order
+
+	parked
+}
+
+// fetched is what reading one partition gave.
+type fetched struct {
+	part                            *fetchPart
+	partition                       *replica.Partition
+	highWatermark, stable, logStart int64
+	err                             error
+	rng                             *segment.Range
+}
+
+func (c *call) fetch() {
+	req, err := netproto.ParseFetch(c.r.Version, c.r.Body)
+	if err != nil {
+		c.r.Close(err)
+		return
+	}
+	f := &fetch{
+		b: c.b, r: c.r, state: c.r.Conn.State.(*connState),
+		minSize: int64(req.MinBytes), maxSize: min(int(max(req.MaxBytes, 0)), c.b.cfg.FetchMaxBytes),
+		wait: time.Duration(max(req.MaxWaitMs, 0)) * time.Millisecond, stable: req.IsolationLevel == 1,
+		replica: req.ReplicaID, byID: req.Version >= 13,
+	}
+	if err := f.open(&req); err != nil {
+		f.refuse(err)
+		return
+	}
+	results, size, final := f.read()
+	if final || size >= f.minSize || f.wait == 0 {
+		f.respond(results)
+		return
+	}
+	release(results)
+	f.park(size)
+}
+
+// open finds or makes the session and with it the partitions to read.
+func (f *fetch) open(req *netproto.FetchRequest) error {
+	named := f.partsOf(req)
+	cache := f.b.sessions
+	switch {
+	case req.SessionEpoch == sessionEpochFinal || req.SessionEpoch == sessionEpochInitial:
+		if req.SessionID != 0 {
+			cache.remove(req.SessionID)
+		}
+		f.parts = make([]*fetchPart, len(named))
+		for i := range named {
+			f.parts[i] = &named[i]
+		}
+		if req.SessionEpoch == sessionEpochInitial && len(named) > 0 {
+			// The session gets copies: this request goes on to read its own parts without a lock.
+			kept := make([]*fetchPart, len(named))
+			for i := range named {
+				part := named[i]
+				kept[i] = &part
+			}
+			f.session = cache.create(f.r.ClientID, f.byID, kept)
+		}
+		return nil
+	}
+	s := cache.get(req.SessionID)
+	if s == nil {
+		return fmt.Errorf("fetch session %d: %w", req.SessionID, kerr.FetchSessionIDNotFound)
+	}
+	if s.byID != f.byID {
+		return fmt.Errorf("fetch session %d: %w", req.SessionID, kerr.FetchSessionTopicIDError)
+	}
+	return f.resume(req, s, named)
+}
+
+// resume applies an incremental request to its session and takes a copy of what is to be read.
+func (f *fetch) resume(req *netproto.FetchRequest, s *fetchSession, named []fetchPart) error {
+	s.mu.Lock()
+	if s.mu.epoch != req.SessionEpoch {
+		want := s.mu.epoch
+		s.mu.Unlock()
+		return fmt.Errorf("fetch session %d: epoch %d, want %d: %w", s.id, req.SessionEpoch, want, kerr.InvalidFetchSessionEpoch)
+	}
+	var forget []partKey
+	for i := range req.Forgotten {
+		t := &req.Forgotten[i]
+		for _, index := range t.Partitions {
+			forget = append(forget, partKey{name: string(t.Name), id: t.ID, partition: index})
+		}
+	}
+	s.updateLocked(named, forget)
+	s.mu.epoch = nextEpoch(s.mu.epoch)
+	f.parts = make([]*fetchPart, len(s.mu.parts))
+	copies := make([]fetchPart, len(s.mu.parts))
+	for i, part := range s.mu.parts {
+		copies[i] = *part
+		f.parts[i] = &copies[i]
+	}
+	size := len(s.mu.parts)
+	s.mu.Unlock()
+	if size == 0 {
+		f.b.sessions.remove(s.id) // nothing left to fetch: the client gets session id 0
+		return nil
+	}
+	f.b.sessions.resized(s, size)
+	f.session, f.incremental = s, true
+	return nil
+}
+
+func (f *fetch) partsOf(req *netproto.FetchRequest) []fetchPart {
+	var named []fetchPart
+	for i := range req.Topics {
+		t := &req.Topics[i]
+		name := string(t.Name)
+		for j := range t.Partitions {
+			in := &t.Partitions[j]
+			named = append(named, fetchPart{
+				partKey: partKey{name: name, id: t.ID, partition: in.Index},
+				offset:  in.FetchOffset, maxBytes: in.MaxBytes, leaderEpoch: in.CurrentLeaderEpoch,
+				highWatermark: -1, logStart: -1,
+			})
+		}
+	}
+	return named
+}
+
+// read reads what is there now. final says that the answer must not wait, because a partition has an error.
+func (f *fetch) read() (results []fetched, size int64, final bool) {
+	results = make([]fetched, len(f.parts))
+	left, any := f.maxSize, false
+	for i, part := range f.parts {
+		r := &results[i]
+		r.part = part
+		f.readPart(r, left, !any)
+		if r.err != nil {
+			final = true
+		}
+		if r.rng != nil {
+			n := r.rng.Size()
+			size, left, any = size+int64(n), left-n, true
+		}
+	}
+	return results, size, final
+}
+
+// readPart reads one partition, at most left bytes, but with atLeastOne one batch however large it is.
+func (f *fetch) readPart(r *fetched, left int, atLeastOne bool) {
+	r.highWatermark, r.stable, r.logStart = -1, -1, -1
+	r.partition, r.err = f.find(r.part)
+	if r.err != nil {
+		return
+	}
+	p := r.partition
+	r.highWatermark, r.stable, r.logStart = p.HighWatermark(), p.LastStable(), p.LogStart()
+	limit := r.highWatermark
+	if f.stable {
+		limit = r.stable
+	}
+	r.rng, r.err = p.Read(r.part.offset, limit, min(left, int(r.part.maxBytes)), atLeastOne)
+	if r.err != nil {
+		if code := codeOf(r.err); code != kerr.OffsetOutOfRange.Code {
+			f.b.log.Warn("fetch failed", "topic", p.Topic(), "partition", p.Index(), "offset", r.part.offset, "err", r.err)
+		}
+	}
+}
+
+// find looks the partition up and checks that client and broker agree about its leader.
+func (f *fetch) find(part *fetchPart) (p *replica.Partition, err error) {
+	unknown := kerr.UnknownTopicOrPartition
+	if f.byID {
+		p = f.b.parts.Partition(part.id, part.partition)
+		if p == nil && f.b.meta.Image().TopicByID(part.id) == nil {
+			unknown = kerr.UnknownTopicID
+		}
+	} else {
+		p = f.b.parts.ByName(part.name, part.partition)
+	}
+	switch {
+	case p == nil:
+		return nil, unknown
+	case f.replica >= 0:
+		return nil, kerr.NotLeaderForPartition // no follower is assigned to any partition
+	case part.leaderEpoch > p.LeaderEpoch():
+		return nil, kerr.UnknownLeaderEpoch
+	case part.leaderEpoch >= 0 && part.leaderEpoch < p.LeaderEpoch():
+		return nil, kerr.FencedLeaderEpoch
+	}
+	return p, nil
+}
+
+// respond answers with what was read and takes the results over.
+func (f *fetch) respond(results []fetched) {
+	resp := netproto.FetchResponse{}
+	if f.session != nil {
+		resp.SessionID = f.session.id
+		results = f.told(results)
+	}
+	for i := range results {
+		f.appendResult(&resp, &results[i])
+	}
+	f.r.RespondFetch(&resp)
+}
+
+// told remembers in the session what this response tells, and leaves out what an incremental one need not tell.
+func (f *fetch) told(results []fetched) []fetched {
+	gave := map[partKey]bool{}
+	kept := results[:0]
+	f.session.mu.Lock()
+	for i := range results {
+		r := &results[i]
+		part := f.session.mu.byKey[r.part.partKey]
+		if part == nil {
+			part = r.part // forgotten meanwhile by a newer request
+		}
+		changed := r.err != nil || r.rng != nil || part.highWatermark != r.highWatermark || part.logStart != r.logStart
+		part.highWatermark, part.logStart = r.highWatermark, r.logStart
+		if r.err != nil {
+			part.highWatermark = -1 // told again when the error has gone
+		}
+		if r.rng != nil {
+			gave[r.part.partKey] = true
+		}
+		if changed || !f.incremental {
+			kept = append(kept, *r)
+		}
+	}
+	f.session.mu.Unlock()
+	if len(gave) > 0 && len(gave) < len(f.parts) {
+		f.session.rotate(func(part *fetchPart) bool { return gave[part.partKey] })
+	}
+	return kept
+}
+
+// appendResult adds a partition to the response; consecutive ones of a topic share its entry.
+func (f *fetch) appendResult(resp *netproto.FetchResponse, r *fetched) {
+	last := len(resp.Topics) - 1
+	if last < 0 || string(resp.Topics[last].Name) != r.part.name || resp.Topics[last].ID != r.part.id {
+		resp.Topics = append(resp.Topics, netproto.FetchTopicResult{Name: []byte(r.part.name), ID: r.part.id})
+		last++
+	}
+	row := netproto.FetchPartitionResult{
+		Index: r.part.partition, ErrorCode: codeOf(r.err),
+		HighWatermark: r.highWatermark, LastStableOffset: r.stable, LogStartOffset: r.logStart,
+		PreferredReadReplica: -1,
+	}
+	if f.stable && r.err == nil {
+		row.Aborted = []netproto.AbortedTransaction{}
+	}
+	if r.rng != nil {
+		row.Records, row.Owner = r.rng.Buffers(), r.rng
+		f.b.metrics.bytesOut.Add(float64(r.rng.Size()))
+	}
+	resp.Topics[last].Partitions = append(resp.Topics[last].Partitions, row)
+}
+
+// refuse answers a request whose session is wrong.
+func (f *fetch) refuse(err error) {
+	if f.r.Version < 7 { // these have no place for it, and no sessions
+		f.r.Close(err)
+		return
+	}
+	f.r.RespondFetch(&netproto.FetchResponse{ErrorCode: codeOf(err)})
+}
+
+func release(results []fetched) {
+	for i := range results {
+		if results[i].rng != nil {
+			results[i].rng.Release()
+			results[i].rng = nil
+		}
+	}
+}

@@ -1,0 +1,29 @@
+package broker
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// metrics counts what goes through the broker. What the connections, the WAL and the segments do is counted there.
+type metrics struct {
+	batchesIn, recordsIn, bytesIn, bytesOut prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, waiting func() int64, sessions func() int) *metrics {
+	f := promauto.With(reg)
+	gauge := func(name, help string, value func() float64) {
+		f.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "weir", Subsystem: "broker", Name: name, Help: help}, value)
+	}
+	gauge("fetches_waiting", "Fetches that wait for data or their deadline.", func() float64 { return float64(waiting()) })
+	gauge("fetch_sessions", "Incremental fetch sessions that are kept.", func() float64 { return float64(sessions()) })
+	counter := func(name, help string) prometheus.Counter {
+		return f.NewCounter(prometheus.CounterOpts{Namespace: "weir", Subsystem: "broker", Name: name, Help: help})
+	}
+	return &metrics{
+		batchesIn: counter("produce_batches_total", "Record batches that were acknowledged."),
+		recordsIn: counter("produce_records_total", "Records that were acknowledged."),
+		bytesIn:   counter("produce_bytes_total", "Bytes of record batches that were acknowledged."),
+		bytesOut:  counter("fetch_bytes_total", "Bytes of record batches that were handed to connections."),
+	}
+}

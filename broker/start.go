@@ -1,0 +1,192 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"weir/internal/clock"
+	"weir/internal/config"
+	"weir/internal/vfs"
+	"weir/netproto"
+	"weir/raftmeta"
+	"weir/replica"
+)
+
+// metadataStuckMax is how many file system operations may hang before further ones fail at once.
+const metadataStuckMax = 8
+
+// Options is what a node needs to run.
+type Options struct {
+	Config   *config.Broker
+	Logger   *slog.Logger
+	Registry prometheus.Registerer // nil: metrics are not exported
+	FS       vfs.FS                // nil: the operating system's
+	Clock    clock.Clock           // nil: the real one
+}
+
+// Running is a node that serves. It stops by Shutdown, or by itself when its storage fails.
+type Running struct {
+	b        *Broker
+	server   *netproto.Server
+	addr     net.Addr
+	started  time.Time
+	done     chan error
+	stopOnce sync.Once
+	stopped  chan struct{} // closed when Shutdown begins
+}
+
+// Start brings a node up: metadata, then the partitions (replaying what a crash left in the WAL), then the groups, then the
+// listener. When it returns nil, clients are served. ctx bounds the start only.
+func Start(ctx context.Context, o Options) (*Running, error) {
+	if o.FS == nil {
+		o.FS = vfs.OS{}
+	}
+	if o.Clock == nil {
+		o.Clock = clock.Real{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	// The address is taken first: a second node on it must not touch the data.
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.Config.KafkaAddr)
+	if err != nil {
+		return nil, fmt.Errorf("kafka-addr %s: %w", o.Config.KafkaAddr, err)
+	}
+	r, err := start(ctx, o, ln)
+	if err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	return r, nil
+}
+
+func start(ctx context.Context, o Options, ln net.Listener) (_ *Running, err error) {
+	fs := vfs.Bounded(o.FS, config.Millis(o.Config.LogDirStallMs), metadataStuckMax)
+	b := &Broker{
+		cfg: o.Config, clk: o.Clock, log: o.Logger,
+		sessions: newSessionCache(o.Config.FetchSessionSlots, o.Clock),
+	}
+	b.metrics = newMetrics(o.Registry, b.waiting.Load, b.sessions.count)
+	var undo []func() error
+	defer func() {
+		for i := len(undo) - 1; i >= 0 && err != nil; i-- {
+			err = errors.Join(err, undo[i]())
+		}
+	}()
+	if err := b.openMeta(ctx, fs, o.Registry, ln.Addr()); err != nil {
+		return nil, err
+	}
+	undo = append(undo, b.meta.Close)
+	b.parts, err = replica.Open(replica.Options{
+		FS: fs, Config: o.Config, Meta: b.meta, Clock: o.Clock, Logger: o.Logger, Registry: o.Registry,
+	})
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, func() error { return b.parts.Close(ctx) })
+	b.openGroups(o.Registry)
+	undo = append(undo, func() error { b.closeGroups(); return nil })
+	r := &Running{b: b, addr: ln.Addr(), started: o.Clock.Now(), done: make(chan error, 1), stopped: make(chan struct{})}
+	if r.server, err = netproto.NewServer(serverOptions(b, o)); err != nil {
+		return nil, err
+	}
+	go r.serve(ln)
+	go r.watch()
+	return r, nil
+}
+
+func (b *Broker) openMeta(ctx context.Context, fs vfs.FS, reg prometheus.Registerer, bound net.Addr) (err error) {
+	dir := filepath.Join(b.cfg.DataDir, "meta")
+	b.meta, err = raftmeta.Open(raftmeta.Options{
+		FS: fs, Dir: dir, NodeID: b.cfg.NodeID, Logger: b.log, Metrics: raftmeta.NewMetrics(reg),
+	})
+	if err != nil {
+		return fmt.Errorf("metadata in %s: %w", dir, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.meta.Close())
+		}
+	}()
+	if err := b.meta.Ready(ctx); err != nil {
+		return fmt.Errorf("metadata in %s: %w", dir, err)
+	}
+	host, port := b.cfg.Advertised(bound)
+	self := raftmeta.RegisterBroker{ID: b.cfg.NodeID, Host: host, Port: port, Rack: b.cfg.BrokerRack}
+	results, err := b.meta.Propose(ctx, self)
+	if err == nil {
+		err = results[0].Err
+	}
+	if err != nil {
+		return fmt.Errorf("register broker %d: %w", self.ID, err)
+	}
+	return nil
+}
+
+func serverOptions(b *Broker, o Options) netproto.Options {
+	c := o.Config
+	return netproto.Options{
+		Handler: b, MaxFrameBytes: c.SocketRequestMaxBytes, MaxInFlight: c.ConnectionInflightRequestsMax,
+		MaxInFlightBytes: c.ConnectionInflightBytesMax, MaxConnections: c.MaxConnections,
+		IdleTimeout: config.Millis(c.ConnectionsMaxIdleMs), WriteTimeout: config.Millis(c.ConnectionWriteTimeoutMs),
+		Logger: o.Logger, Metrics: netproto.NewMetrics(o.Registry),
+	}
+}
+
+func (r *Running) serve(ln net.Listener) {
+	err := r.server.Serve(ln)
+	select {
+	case <-r.stopped:
+	default:
+		r.end(fmt.Errorf("listener %s: %w", r.addr, err))
+	}
+}
+
+// watch ends the service when the storage fails: connections are reset, so that clients look for another node at once instead of
+// waiting on sockets that a dying process keeps open.
+func (r *Running) watch() {
+	select {
+	case err := <-r.b.parts.Failed():
+		r.server.ResetAll()
+		r.end(err)
+	case <-r.stopped:
+	}
+}
+
+func (r *Running) end(err error) {
+	select {
+	case r.done <- err:
+	default:
+	}
+}
+
+// KafkaAddr is the address that clients are served on.
+func (r *Running) KafkaAddr() net.Addr { return r.addr }
+
+// Done yields the error with which the node stopped by itself; errors.Is(err, replica.ErrStorage) tells failed storage.
+func (r *Running) Done() <-chan error { return r.done }
+
+// StorageFailed reports whether an error from Done is a failure of the data directory.
+func StorageFailed(err error) bool { return errors.Is(err, replica.ErrStorage) }
+
+// Shutdown stops taking connections, lets requests in progress finish, writes what is in memory and closes the storage.
+// After the deadline in ctx it goes on without waiting for clients; acknowledged records are on disk in any case.
+func (r *Running) Shutdown(ctx context.Context) (err error) {
+	r.stopOnce.Do(func() {
+		close(r.stopped)
+		// What waits for others - members of a rebalance, consumers for data - is answered first: the server waits for it.
+		r.b.closeGroups()
+		r.b.closing.Store(true)
+		r.b.parts.WakeReaders()
+		err = r.server.Shutdown(ctx)
+		err = errors.Join(err, r.b.parts.Close(ctx), r.b.meta.Close())
+	})
+	return err
+}

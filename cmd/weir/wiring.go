@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"weir/broker"
+	"weir/console"
+	"weir/internal/config"
+	"weir/internal/vfs"
+	"weir/uring"
+)
+
+// startBroker is the startFunc of the real program.
+func startBroker(ctx context.Context, o nodeOptions) (node, error) {
+	r, err := broker.Start(ctx, broker.Options{Config: o.cfg, Logger: o.log, Registry: o.reg})
+	if err != nil {
+		return nil, diskError(err)
+	}
+	return brokerNode{r}, nil
+}
+
+// brokerNode shows a broker to the console.
+type brokerNode struct{ *broker.Running }
+
+// Health translates the broker's.
+func (n brokerNode) Health() console.Health {
+	h := n.Running.Health()
+	out := console.Health{Ready: h.Ready, OldestIO: h.OldestIO, Disk: console.DiskOK, Reason: "stopping"}
+	switch {
+	case h.DiskError != "":
+		out.Disk, out.Reason = console.DiskFailed, h.DiskError
+	case h.DiskFull:
+		out.Disk, out.Reason = console.DiskFull, "the file system is nearly full, produce requests are refused (log.dir.full.percent)"
+	}
+	return out
+}
+
+// diskError gives errors that come from a stalled or failed disk the exit code that tells a supervisor to restart.
+func diskError(err error) error {
+	var timeout *vfs.TimeoutError
+	if broker.StorageFailed(err) || errors.As(err, &timeout) || errors.Is(err, uring.ErrDeadline) || errors.Is(err, uring.ErrStalled) {
+		return &coded{code: exitDisk, err: err}
+	}
+	return err
+}
+
+// engineInUse names the I/O engine that the configuration selects on this machine, and why.
+func engineInUse(cfg *config.Broker) (name, why string) {
+	if cfg.IOEngine != "auto" {
+		return cfg.IOEngine, "configured with io.engine"
+	}
+	return uring.Probe()
+}
+
+// Topics translates the broker's.
+func (n brokerNode) Topics() []console.Topic {
+	infos := n.Running.Topics()
+	topics := make([]console.Topic, len(infos))
+	for i, t := range infos {
+		topics[i] = console.Topic{Name: t.Name, Internal: t.Internal, Partitions: make([]console.Partition, len(t.Partitions))}
+		for j, p := range t.Partitions {
+			topics[i].Partitions[j] = console.Partition(p)
+		}
+	}
+	return topics
+}

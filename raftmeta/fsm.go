@@ -1,0 +1,116 @@
+package raftmeta
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"weir/internal/clock"
+)
+
+// fsm is the state machine that raft drives, from one goroutine: raft's fsm goroutine, or NewRaft before that one runs.
+type fsm struct {
+	pub     *publisher
+	clk     clock.Clock
+	metrics *Metrics
+	fatal   func(error) // called when an entry cannot be applied: this node must not go on
+
+	image  *Image // newest applied; the published one may have another ControllerID
+	broken error  // why nothing is applied any more
+	cause  error  // of the last failed Restore, which raft only logs
+}
+
+func newFSM(pub *publisher, clk clock.Clock, m *Metrics, fatal func(error)) *fsm {
+	return &fsm{pub: pub, clk: clk, metrics: m, fatal: fatal, image: pub.image.Load()}
+}
+
+// ApplyBatch applies committed entries in order and publishes one image for all of them. A command's failure is its result; an
+// entry that cannot be decoded stops the state machine for good, because the other nodes may well have applied it.
+func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
+	start := f.clk.Now()
+	responses := make([]any, len(logs))
+	b := newBuilder(f.image)
+	for i, l := range logs {
+		if l.Type == raft.LogCommand {
+			responses[i] = f.applyEntry(b, l)
+		}
+	}
+	next, d := b.finish()
+	f.image = next
+	f.pub.publish(next, d)
+	f.observe(start)
+	return responses
+}
+
+func (f *fsm) applyEntry(b *builder, l *raft.Log) any {
+	if f.broken != nil {
+		return f.broken
+	}
+	cmds, err := decodeEntry(l.Data)
+	if err != nil {
+		f.broken = fmt.Errorf("%w: entry %d of term %d cannot be applied: %w", ErrPoisoned, l.Index, l.Term, err)
+		f.fatal(f.broken)
+		return f.broken
+	}
+	b.index = l.Index
+	results := make([]Result, len(cmds))
+	for i, c := range cmds {
+		results[i] = c.apply(b)
+	}
+	return results
+}
+
+// Apply is ApplyBatch of one entry.
+func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
+
+func (f *fsm) observe(start time.Time) {
+	f.metrics.applySeconds.Observe(f.clk.Now().Sub(start).Seconds())
+	f.metrics.imageVersion.Set(float64(f.image.Version))
+	f.metrics.topics.Set(float64(f.image.NumTopics()))
+	f.metrics.partitions.Set(float64(f.image.NumPartitions()))
+}
+
+// Snapshot costs nothing: the image is immutable.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	if f.broken != nil {
+		return nil, f.broken
+	}
+	return imageSnapshot{f.image}, nil
+}
+
+// Restore replaces everything by a snapshot.
+func (f *fsm) Restore(r io.ReadCloser) error {
+	var buf bytes.Buffer
+	if _, err := io.Copy(&buf, io.LimitReader(r, snapshotBytesMax+1)); err != nil {
+		return f.restoreFailed(fmt.Errorf("read snapshot: %w", err))
+	}
+	img, err := decodeImage(buf.Bytes())
+	if err != nil {
+		return f.restoreFailed(fmt.Errorf("decode snapshot of %d bytes: %w", buf.Len(), err))
+	}
+	d := diff(f.image, img)
+	f.image, f.broken, f.cause = img, nil, nil
+	f.pub.publish(img, d)
+	f.observe(f.clk.Now())
+	return nil
+}
+
+func (f *fsm) restoreFailed(err error) error {
+	f.cause = err
+	return err
+}
+
+// imageSnapshot writes an image to a snapshot.
+type imageSnapshot struct{ img *Image }
+
+func (s imageSnapshot) Persist(sink raft.SnapshotSink) error {
+	if _, err := sink.Write(encodeImage(s.img)); err != nil {
+		return err // raft cancels the sink
+	}
+	return nil // raft closes the sink
+}
+
+func (imageSnapshot) Release() {}

@@ -1,0 +1,308 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"weir/internal/clock"
+	"weir/internal/config"
+	"weir/internal/vfs"
+	"weir/raftmeta"
+	"weir/segment"
+	"weir/uring"
+	"weir/wal"
+)
+
+// Options is what a Manager needs.
+type Options struct {
+	FS       vfs.FS // metadata operations must be bounded (vfs.Bounded)
+	Config   *config.Broker
+	Meta     *raftmeta.Meta
+	Clock    clock.Clock
+	Logger   *slog.Logger
+	Registry prometheus.Registerer // nil: metrics are not exported
+}
+
+// Manager owns the partitions of a node and the storage they share: one write-ahead log, one segment store.
+type Manager struct {
+	cfg        *config.Broker
+	fs         vfs.FS
+	meta       *raftmeta.Meta
+	clk        clock.Clock
+	log        *slog.Logger
+	wal        *wal.WAL
+	store      *segment.Store
+	space      *spaceGuard
+	topicsDir  string
+	retaining  chan struct{} // one slot per retention worker
+	background background
+	ctx        context.Context // ends when the manager closes
+	cancel     context.CancelFunc
+	unsub      func()
+	failed     chan error // the first storage failure
+	failure    atomic.Pointer[error]
+
+	touched []*Partition // the WAL committer's: partitions of the group at hand
+	serving atomic.Bool  // recovery is over: wal and space are set
+
+	mu struct {
+		sync.RWMutex
+		byID   map[[16]byte]*topicState
+		byName map[string]*topicState
+	}
+}
+
+// topicState is a topic with its partitions on this node; immutable but for the partitions' own state.
+type topicState struct {
+	name       string
+	id         [16]byte
+	partitions []*Partition // nil where another node has it
+}
+
+// Open brings a node's partitions back: what the segments hold, and from the WAL what they do not hold yet. Meta must be ready.
+// When it returns, every acknowledged record is readable and appends are taken.
+func Open(o Options) (*Manager, error) {
+	m := &Manager{
+		cfg: o.Config, fs: o.FS, meta: o.Meta, clk: o.Clock, log: o.Logger,
+		topicsDir:  filepath.Join(o.Config.DataDir, "topics"),
+		retaining:  make(chan struct{}, retentionWorkers),
+		background: background{closing: make(chan struct{})},
+		failed:     make(chan error, 1),
+	}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.mu.byID, m.mu.byName = map[[16]byte]*topicState{}, map[string]*topicState{}
+	if err := m.open(o.Registry); err != nil {
+		m.cancel()
+		return nil, err
+	}
+	return m, nil
+}
+
+func (m *Manager) open(reg prometheus.Registerer) (err error) {
+	for _, dir := range []string{m.topicsDir, m.walDir()} {
+		if err := m.fs.MkdirAll(dir); err != nil {
+			return fmt.Errorf("data directory: %w", err)
+		}
+	}
+	if m.store, err = segment.NewStore(m.storeOptions(reg)); err != nil {
+		return fmt.Errorf("segment store: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.store.Close(m.ctx))
+		}
+	}()
+	m.space = newSpaceGuard(m.cfg.LogDirFullPercent, m.roomLeft)
+	walOptions, err := m.walOptions(reg)
+	if err != nil {
+		return err
+	}
+	if m.wal, err = wal.Open(walOptions); err != nil {
+		return fmt.Errorf("write-ahead log: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.wal.Close())
+		}
+	}()
+	if err := m.recover(); err != nil {
+		return err
+	}
+	if err := m.wal.Start(); err != nil {
+		return fmt.Errorf("write-ahead log: %w", err)
+	}
+	m.unsub = m.meta.Subscribe(m.apply)
+	m.removeOrphans()
+	m.serving.Store(true)
+	m.release()
+	return nil
+}
+
+func (m *Manager) walDir() string { return filepath.Join(m.cfg.DataDir, "wal") }
+
+func (m *Manager) ring() uring.Options {
+	backend := m.cfg.IOEngine
+	if backend == "auto" {
+		backend = ""
+	}
+	return uring.Options{Backend: backend, Logger: m.log}
+}
+
+func (m *Manager) stallTimeout() time.Duration { return config.Millis(m.cfg.LogDirStallMs) }
+
+func (m *Manager) storeOptions(reg prometheus.Registerer) segment.StoreOptions {
+	return segment.StoreOptions{
+		FS: m.fs, Dir: m.topicsDir, Engine: m.ring(), Clock: m.clk, Logger: m.log, Metrics: segment.NewMetrics(reg),
+		TailBytesMax: m.cfg.LogTailMaxBytes, FlushBytes: m.cfg.LogWritebackBytes, FlushAge: config.Millis(m.cfg.LogWritebackMs),
+		IOTimeout: m.stallTimeout(),
+		OnFlushed: func(uint64, bool) { m.release() },
+		OnError:   m.storageError,
+	}
+}
+
+// walOptions sizes the WAL; on a small file system it takes at most an eighth of it.
+func (m *Manager) walOptions(reg prometheus.Registerer) (wal.Options, error) {
+	space, err := m.fs.Space(m.cfg.DataDir)
+	if err != nil {
+		return wal.Options{}, fmt.Errorf("write-ahead log: size of the file system: %w", err)
+	}
+	files := min(m.cfg.WALMaxBytes, int64(space.Total/8)) / m.cfg.WALFileBytes
+	return wal.Options{
+		FS: m.fs, Dir: m.walDir(), Ring: m.ring(), LockThread: true,
+		FileBytes: m.cfg.WALFileBytes, FilesMax: int(max(files, 3)), SpareFiles: 1,
+		GroupBytesMax: m.cfg.WALGroupMaxBytes, Depth: m.cfg.WALInflightWritesMax, PipelineBytes: m.cfg.WALPipelineBytes,
+		// What the tails may hold the queue must take, so that an append with a reservation is never refused.
+		QueueBytesMax: max(m.cfg.WALQueueMaxBytes, 2*m.cfg.LogTailMaxBytes),
+		WriteTimeout:  m.stallTimeout(),
+		OnCommit:      m.committed, OnPoison: func(err error) { m.storageError(m.walDir(), err) },
+		OnPressure: func(oldest wal.LSN) { m.store.FlushBelow(uint64(oldest)) },
+		Logger:     m.log, Metrics: wal.NewMetrics(reg),
+	}, nil
+}
+
+// release lets the WAL recycle what all logs have in their segments. The store's bound counts only what was committed to the logs
+// when it was asked, in LSN order, so an entry that is durable but not yet with its log lies above it.
+func (m *Manager) release() {
+	if !m.serving.Load() {
+		return // flushed during recovery; open releases at its end
+	}
+	oldest, _ := m.store.OldestLSN()
+	m.wal.Release(wal.LSN(oldest))
+	m.space.changed()
+}
+
+// storageError ends the node's service of the data directory, unless it is just full.
+func (m *Manager) storageError(dir string, err error) {
+	if errors.Is(err, syscall.ENOSPC) {
+		m.log.Warn("file system is full; produce is refused until there is room", "dir", dir, "err", err)
+		if m.serving.Load() {
+			m.space.changed()
+		}
+		return
+	}
+	m.log.Error("storage failed", "dir", dir, "err", err)
+	failure := fmt.Errorf("%w: %s: %w", ErrStorage, dir, err)
+	if m.failure.CompareAndSwap(nil, &failure) {
+		m.failed <- failure
+	}
+}
+
+// Failure is the failure of the data directory, nil if there is none.
+func (m *Manager) Failure() error {
+	if err := m.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// roomLeft is the file system's room less what is in memory and will need some. The memory is looked at first: what is flushed
+// in between counts twice, which errs on the safe side.
+func (m *Manager) roomLeft() (vfs.Space, error) {
+	unflushed := uint64(m.store.TailBytes())
+	s, err := m.fs.Space(m.topicsDir)
+	s.Available -= min(unflushed, s.Available)
+	return s, err
+}
+
+// Failed yields the failure of the data directory, at most once.
+func (m *Manager) Failed() <-chan error { return m.failed }
+
+// OldestIO is the age of the oldest disk operation in flight, 0 if there is none.
+func (m *Manager) OldestIO() time.Duration { return max(m.wal.OldestIO(), m.store.OldestIO()) }
+
+// DiskFull reports whether produce is refused because the file system is nearly full.
+func (m *Manager) DiskFull() bool { return m.space.full() }
+
+// ByNameBytes is ByName for a name that is a view of a request; it does not allocate.
+func (m *Manager) ByNameBytes(topic []byte, partition int32) *Partition {
+	m.mu.RLock()
+	t := m.mu.byName[string(topic)]
+	m.mu.RUnlock()
+	return t.partition(partition)
+}
+
+// ByName returns a partition, nil if it is not here.
+func (m *Manager) ByName(topic string, partition int32) *Partition {
+	m.mu.RLock()
+	t := m.mu.byName[topic]
+	m.mu.RUnlock()
+	return t.partition(partition)
+}
+
+// Partition returns a partition by its topic's id, nil if it is not here.
+func (m *Manager) Partition(id [16]byte, partition int32) *Partition {
+	m.mu.RLock()
+	t := m.mu.byID[id]
+	m.mu.RUnlock()
+	return t.partition(partition)
+}
+
+func (t *topicState) partition(i int32) *Partition {
+	if t == nil || i < 0 || int(i) >= len(t.partitions) {
+		return nil
+	}
+	return t.partitions[i]
+}
+
+// TryReserve is Reserve for somebody who cannot wait.
+func (m *Manager) TryReserve(n int) error {
+	if err := m.space.admit(n); err != nil {
+		return err
+	}
+	ok, err := m.store.TryReserve(n)
+	if err == nil && !ok {
+		err = segment.ErrTailFull
+	}
+	return wrapStorage(err)
+}
+
+// all returns the partitions as they are now.
+func (m *Manager) all() []*Partition {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var all []*Partition
+	for _, t := range m.mu.byID {
+		for _, p := range t.partitions {
+			if p != nil {
+				all = append(all, p)
+			}
+		}
+	}
+	return all
+}
+
+// WakeReaders calls every registered Waiter's Wake.
+func (m *Manager) WakeReaders() {
+	for _, p := range m.all() {
+		p.waiters.wake()
+	}
+}
+
+// Close refuses appends, writes what is in memory to the segments, and lets go of the storage. What was
+// acknowledged is on disk before and after; a deadline in ctx only makes the next start replay more.
+func (m *Manager) Close(ctx context.Context) error {
+	if m.unsub != nil {
+		m.unsub()
+	}
+	for _, p := range m.all() {
+		p.close()
+	}
+	m.cancel()
+	m.background.close()
+	err := m.wal.Close()
+	for _, p := range m.all() {
+		if ctx.Err() == nil && err == nil {
+			p.writeSnapshot()
+		}
+	}
+	return errors.Join(err, m.store.Close(ctx))
+}

@@ -1,0 +1,162 @@
+package replica
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"slices"
+	"sort"
+
+	"weir/internal/record"
+)
+
+// A producer snapshot is a side file of a partition, named by the offset it was taken at: applying the batch headers
+// from that offset on to it gives the present state. The layout, big-endian:
+//
+//	magic "WPS1" | offset i64 | count u32 | count x producer | crc32c u32 of all before
+//	producer: id i64 | epoch i16 | last timestamp i64 | batches u8 | batches x batch
+//	batch: base sequence i32 | last sequence i32 | base offset i64 | last offset i64 | timestamp i64
+const (
+	snapshotMagic    = "WPS1"
+	snapshotSuffix   = ".snapshot"
+	snapshotProducer = 8 + 2 + 8 + 1
+	snapshotBatch    = 4 + 4 + 8 + 8 + 8
+	// snapshotsKept: the newest may lie beyond what a crash left of the log, so the one before it stays.
+	snapshotsKept = 2
+)
+
+var errSnapshot = errors.New("bad producer snapshot")
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func snapshotName(offset int64) string { return fmt.Sprintf("%020d%s", offset, snapshotSuffix) }
+
+// encode writes the state as of offset.
+func (s *producers) encode(offset int64) []byte {
+	be := binary.BigEndian
+	out := append([]byte(nil), snapshotMagic...)
+	out = be.AppendUint64(out, uint64(offset))
+	out = be.AppendUint32(out, uint32(len(s.byID)))
+	ids := make([]int64, 0, len(s.byID))
+	for id := range s.byID {
+		ids = append(ids, id)
+	}
+	sort.Slice(ids, func(i, j int) bool { return ids[i] < ids[j] })
+	for _, id := range ids {
+		p := s.byID[id]
+		out = be.AppendUint64(out, uint64(id))
+		out = be.AppendUint16(out, uint16(p.epoch))
+		out = be.AppendUint64(out, uint64(p.lastTimestamp))
+		out = append(out, byte(p.count))
+		for _, b := range p.batches[:p.count] {
+			out = be.AppendUint32(out, uint32(b.baseSequence))
+			out = be.AppendUint32(out, uint32(b.lastSequence))
+			out = be.AppendUint64(out, uint64(b.baseOffset))
+			out = be.AppendUint64(out, uint64(b.lastOffset))
+			out = be.AppendUint64(out, uint64(b.timestamp))
+		}
+	}
+	return be.AppendUint32(out, crc32.Checksum(out, castagnoli))
+}
+
+// decodeProducers reads a snapshot. Any damage is an error; the caller then falls back to an older one or to a scan.
+func decodeProducers(data []byte) (producers, int64, error) {
+	be := binary.BigEndian
+	head := len(snapshotMagic) + 8 + 4
+	if len(data) < head+4 || string(data[:4]) != snapshotMagic {
+		return producers{}, 0, fmt.Errorf("%w: %d bytes, magic missing", errSnapshot, len(data))
+	}
+	body, sum := data[:len(data)-4], be.Uint32(data[len(data)-4:])
+	if got := crc32.Checksum(body, castagnoli); got != sum {
+		return producers{}, 0, fmt.Errorf("%w: checksum %08x, calculated %08x", errSnapshot, sum, got)
+	}
+	offset, count := int64(be.Uint64(body[4:])), be.Uint32(body[12:])
+	s, in := producers{byID: map[int64]*producer{}}, body[head:]
+	for range count {
+		if len(in) < snapshotProducer {
+			return producers{}, 0, fmt.Errorf("%w: cut short", errSnapshot)
+		}
+		p := &producer{epoch: int16(be.Uint16(in[8:])), lastTimestamp: int64(be.Uint64(in[10:])), count: int8(in[18])}
+		id := int64(be.Uint64(in))
+		in = in[snapshotProducer:]
+		if p.count < 0 || p.count > producerBatches || len(in) < int(p.count)*snapshotBatch {
+			return producers{}, 0, fmt.Errorf("%w: producer %d with %d batches in %d bytes", errSnapshot, id, p.count, len(in))
+		}
+		for i := range p.batches[:p.count] {
+			p.batches[i] = batchRef{
+				baseSequence: int32(be.Uint32(in)), lastSequence: int32(be.Uint32(in[4:])),
+				baseOffset: int64(be.Uint64(in[8:])), lastOffset: int64(be.Uint64(in[16:])),
+				timestamp: int64(be.Uint64(in[24:])),
+			}
+			in = in[snapshotBatch:]
+		}
+		s.byID[id] = p
+	}
+	if len(in) > 0 {
+		return producers{}, 0, fmt.Errorf("%w: %d bytes too many", errSnapshot, len(in))
+	}
+	return s, offset, nil
+}
+
+// writeSnapshot saves the producers' state as of the log's present end, and deletes older snapshots.
+func (p *Partition) writeSnapshot() {
+	p.mu.Lock()
+	p.expireProducersLocked()
+	offset := p.log.End()
+	data := p.mu.producers.encode(offset)
+	p.mu.Unlock()
+	if offset == p.log.LogStart() {
+		return // an empty log needs none
+	}
+	if err := p.log.WriteSide(snapshotName(offset), data); err != nil {
+		p.m.log.Warn("producer snapshot not written; the next start scans more", "partition", p.name, "err", err)
+		return
+	}
+	names, err := p.log.ListSide(snapshotSuffix)
+	if err != nil {
+		p.m.log.Warn("cannot list producer snapshots", "partition", p.name, "err", err)
+		return
+	}
+	for _, name := range names[:max(len(names)-snapshotsKept, 0)] { // sorted: oldest first
+		if err := p.log.RemoveSide(name); err != nil {
+			p.m.log.Warn("cannot delete old producer snapshot", "partition", p.name, "file", name, "err", err)
+		}
+	}
+}
+
+// restoreProducers reads the newest usable snapshot and the batch headers behind it.
+func (p *Partition) restoreProducers() error {
+	from := p.log.LogStart()
+	if p.log.End() == from {
+		return nil
+	}
+	names, err := p.log.ListSide(snapshotSuffix)
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Backward(names) {
+		data, err := p.log.ReadSide(name)
+		if err != nil {
+			return err
+		}
+		state, offset, err := decodeProducers(data)
+		if err == nil && offset > p.log.End() {
+			continue // taken of records that a crash undid; they were never acknowledged
+		}
+		if err != nil {
+			p.m.log.Warn("producer snapshot ignored", "partition", p.name, "file", name, "err", err)
+			continue
+		}
+		p.mu.Lock()
+		p.mu.producers, from = state, max(offset, from)
+		p.mu.Unlock()
+		break
+	}
+	return p.log.Scan(from, func(header record.Batch) error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.mu.producers.add(header, header.MaxTimestamp())
+		return nil
+	})
+}

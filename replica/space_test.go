@@ -1,0 +1,52 @@
+package replica
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+
+	"weir/internal/vfs"
+)
+
+func TestSpaceGuard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		space, fail := vfs.Space{Total: 1000, Available: 300}, error(nil)
+		g := newSpaceGuard(90, func() (vfs.Space, error) { return space, fail }) // reserve 100, room 200
+		if err := g.admit(100); err != nil {
+			t.Fatalf("100 of 200: %v", err)
+		}
+		if err := g.admit(101); !errors.Is(err, ErrDiskFull) {
+			t.Fatalf("201 of 200: %v, want ErrDiskFull", err)
+		}
+		synctest.Wait() // the refusal looked again: what was admitted before the look has been written meanwhile or shows in Available
+		if err := g.admit(200); err != nil {
+			t.Fatalf("after a new look: %v", err)
+		}
+		synctest.Wait()
+
+		space.Available = 50
+		g.changed()
+		synctest.Wait()
+		if err := g.admit(1); !errors.Is(err, ErrDiskFull) || !g.full() {
+			t.Fatalf("below the reserve: %v, full %v", err, g.full())
+		}
+		synctest.Wait()
+
+		space.Available = 500 // somebody deleted something: the next refusal finds out, the one after it passes
+		if err := g.admit(1); !errors.Is(err, ErrDiskFull) {
+			t.Fatalf("before the look: %v", err)
+		}
+		synctest.Wait()
+		if err := g.admit(1); err != nil {
+			t.Fatalf("room returned: %v", err)
+		}
+
+		fail = errors.New("stat failed")
+		g.changed()
+		synctest.Wait()
+		if err := g.admit(1); !errors.Is(err, ErrStorage) {
+			t.Fatalf("file system cannot be asked: %v, want ErrStorage", err)
+		}
+		synctest.Wait()
+	})
+}

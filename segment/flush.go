@@ -1,0 +1,374 @@
+package segment
+
+import (
+	"fmt"
+	"path"
+	"sync"
+
+	"weir/internal/iobuf"
+	"weir/internal/vfs"
+	"weir/uring"
+)
+
+const (
+	// roundBytes is written between two syncs, so that one sync stays within its deadline on a slow disk.
+	roundBytes = 8 << 20
+	// opsInFlight is how many writes of one flush are in flight at once.
+	opsInFlight = 8
+	// joinBelow: neighbouring extents smaller than this are copied together into writes of up to joinBytes.
+	joinBelow = 64 << 10
+	joinBytes = 1 << 20
+	// writeBytesMax is the largest single write; a larger batch goes in several.
+	writeBytesMax = 4 << 20
+	// indexEvery is how much may be flushed to the active segment before its index is saved, which bounds what a
+	// restart must walk through.
+	indexEvery = 64 << 20
+)
+
+// piece is a stretch of bytes to be written. It holds a reference to its memory.
+type piece struct {
+	buf  *iobuf.Buf
+	data []byte
+	pos  int64
+}
+
+// round is one write-and-sync of one segment.
+type round struct {
+	seg    *segment
+	pieces []piece
+	end    int64 // position after the last piece
+	next   int64 // offset there
+	bytes  int64
+}
+
+// flushLog writes everything of l that is committed now to its files and syncs it. It returns the bytes that were flushed,
+// also when a later round failed: those stay in the tail, and are written again to the same place if ever.
+func (s *Store) flushLog(l *Log) (int64, error) {
+	began := s.clock.Now()
+	limit := l.beginFlush()
+	var total int64
+	for {
+		r := l.nextRound(limit)
+		if r == nil {
+			break
+		}
+		if err := s.flushRound(l, r); err != nil {
+			return total, fmt.Errorf("flush %s: %w", l.dir, err)
+		}
+		total += r.bytes
+		s.sealed(l, r.seg)
+	}
+	s.metrics.Flushes.Inc()
+	s.metrics.FlushSeconds.Observe(s.clock.Now().Sub(began).Seconds())
+	s.trim(l)
+	return total, nil
+}
+
+// flushLimit is where a flush ends: the committed position at its start. What is committed later belongs to the
+// next flush, with its LSN: taking more along would leave a log dirty that has nothing to flush.
+type flushLimit struct {
+	seg  *segment // nil: nothing is committed
+	pos  int64
+	next int64 // offset at pos
+}
+
+func (l *Log) beginFlush() (limit flushLimit) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.dirty.flushing = true
+	t := &l.mu.tail
+	if t.committedExt < len(t.ext) {
+		e := &t.ext[t.committedExt]
+		limit = flushLimit{seg: e.seg, pos: e.pos + int64(t.committedAt), next: t.committedNext}
+	}
+	return limit
+}
+
+// nextRound collects the next bytes below limit, of one segment.
+func (l *Log) nextRound(limit flushLimit) *round {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := &l.mu.tail
+	if l.mu.removed || len(t.ext) == 0 || limit.seg == nil {
+		return nil
+	}
+	seg := t.ext[0].seg
+	r := &round{seg: seg, end: seg.flushed, next: seg.flushedNext}
+	for i := range t.ext {
+		e := &t.ext[i]
+		atLimit := e.seg == limit.seg && e.end() > limit.pos
+		if e.seg != seg || e.seg.base > limit.seg.base || atLimit && e.pos >= limit.pos || r.bytes >= roundBytes {
+			break
+		}
+		data, next := e.data, l.mu.end
+		if i+1 < len(t.ext) {
+			next = t.ext[i+1].base
+		}
+		if atLimit {
+			data, next = e.data[:limit.pos-e.pos], limit.next
+		}
+		from := max(seg.flushed-e.pos, 0)
+		if from >= int64(len(data)) {
+			continue
+		}
+		r.pieces = append(r.pieces, piece{buf: e.buf.Retain(), data: data[from:], pos: e.pos + from})
+		r.end, r.next = e.pos+int64(len(data)), next
+		r.bytes += int64(len(data)) - from
+	}
+	if len(r.pieces) == 0 {
+		return nil
+	}
+	return r
+}
+
+func (s *Store) flushRound(l *Log, r *round) error {
+	pieces := joinPieces(r.pieces)
+	h, err := s.openForFlush(l, r.seg)
+	if err != nil {
+		for _, p := range pieces {
+			p.buf.Release()
+		}
+		return err
+	}
+	defer s.handles.release(h)
+	if err := s.writePieces(h, pieces); err != nil {
+		return err
+	}
+	if _, err := s.engine.Do(&uring.Op{Kind: uring.OpFdatasync, File: h.file, Timeout: s.opt.IOTimeout}); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	g := r.seg
+	g.flushed, g.flushedNext = r.end, r.next
+	l.mu.tailBytes -= r.bytes
+	l.mu.committed -= r.bytes
+	free := l.mu.tail.drop(g, g.flushed, nil)
+	l.mu.Unlock()
+	release(free)
+	s.giveBack(r.bytes)
+	s.metrics.FlushedBytes.Add(float64(r.bytes))
+	return nil
+}
+
+// openForFlush returns the segment's open file, making it and the log's directory if need be.
+func (s *Store) openForFlush(l *Log, g *segment) (*handle, error) {
+	l.mu.Lock()
+	created := g.created
+	l.mu.Unlock()
+	if created {
+		return s.handles.acquire(g, false)
+	}
+	if err := s.ensureDir(l); err != nil {
+		return nil, err
+	}
+	h, err := s.handles.acquire(g, true)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.fs.SyncDir(l.path); err != nil {
+		s.handles.release(h)
+		return nil, err
+	}
+	l.mu.Lock()
+	g.created = true
+	l.mu.Unlock()
+	return h, nil
+}
+
+// ensureDir makes the log's directory, durably.
+func (s *Store) ensureDir(l *Log) error {
+	l.mu.Lock()
+	made := l.mu.dirMade
+	l.mu.Unlock()
+	if made {
+		return nil
+	}
+	if err := s.fs.MkdirAll(l.path); err != nil {
+		return err
+	}
+	if err := s.fs.SyncDir(path.Dir(l.path)); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	l.mu.dirMade = true
+	l.mu.Unlock()
+	s.mu.Lock()
+	s.mu.dirs[l.dir] = true
+	s.mu.Unlock()
+	return nil
+}
+
+// joinPieces copies runs of small neighbours together, because one write call costs more than the copy, and splits large ones.
+func joinPieces(in []piece) []piece {
+	out := make([]piece, 0, len(in))
+	for i := 0; i < len(in); {
+		if p := &in[i]; len(p.data) > writeBytesMax {
+			out = append(out, piece{buf: p.buf.Retain(), data: p.data[:writeBytesMax], pos: p.pos})
+			p.data, p.pos = p.data[writeBytesMax:], p.pos+writeBytesMax
+			continue
+		}
+		n, total := 0, 0
+		for i+n < len(in) && len(in[i+n].data) < joinBelow && total+len(in[i+n].data) <= joinBytes {
+			total += len(in[i+n].data)
+			n++
+		}
+		if n < 2 {
+			out = append(out, in[i])
+			i++
+			continue
+		}
+		buf := iobuf.Get(total)
+		joined := piece{buf: buf, data: buf.Bytes()[:0], pos: in[i].pos}
+		for _, p := range in[i : i+n] {
+			joined.data = append(joined.data, p.data...)
+			p.buf.Release()
+		}
+		out = append(out, joined)
+		i += n
+	}
+	return out
+}
+
+// writePieces writes all pieces and gives up their memory: at the kernel's completion, which after a missed deadline may be later
+// than the return.
+func (s *Store) writePieces(h *handle, pieces []piece) error {
+	for len(pieces) > 0 {
+		n := min(len(pieces), opsInFlight)
+		if err := s.writeSome(h, pieces[:n]); err != nil {
+			for _, p := range pieces[n:] {
+				p.buf.Release()
+			}
+			return err
+		}
+		pieces = pieces[n:]
+	}
+	return nil
+}
+
+func (s *Store) writeSome(h *handle, pieces []piece) error {
+	var (
+		wait  sync.WaitGroup
+		mu    sync.Mutex
+		first error
+	)
+	ops := make([]*uring.Op, len(pieces))
+	wait.Add(len(pieces))
+	for i, p := range pieces {
+		s.handles.retain(h)
+		ops[i] = &uring.Op{
+			Kind: uring.OpWrite, File: h.file, Buf: p.data, Off: p.pos, Timeout: s.opt.IOTimeout,
+			Done: func(_ *uring.Op, n int, err error) {
+				if err == nil && n != len(p.data) {
+					err = fmt.Errorf("write %s: %d of %d bytes written at %d", h.file.Name(), n, len(p.data), p.pos)
+				}
+				if err != nil {
+					mu.Lock()
+					if first == nil {
+						first = err
+					}
+					mu.Unlock()
+				}
+				wait.Done()
+			},
+			Released: func(*uring.Op) {
+				p.buf.Release()
+				s.handles.release(h)
+			},
+		}
+	}
+	if err := s.engine.Submit(ops...); err != nil {
+		for _, p := range pieces {
+			p.buf.Release()
+			s.handles.release(h)
+		}
+		return err
+	}
+	wait.Wait()
+	return first
+}
+
+// sealed finishes a segment that is sealed and flushed whole: index files, hook. Of the active one it saves the index now and then.
+func (s *Store) sealed(l *Log, g *segment) {
+	l.mu.Lock()
+	whole := g.sealed && g.flushed == g.size && !g.indexSaved
+	var hook func(int64)
+	if whole {
+		g.indexSaved = true
+		hook = l.mu.onRoll
+	}
+	partial := !g.sealed && g.flushed-g.indexed >= indexEvery
+	l.mu.Unlock()
+	switch {
+	case whole:
+		if err := s.saveIndex(l, g); err != nil {
+			// Not fatal: a missing index is rebuilt.
+			s.log.Warn("saving an index failed", "file", g.name, "error", err)
+		}
+		s.indexes.add(g)
+		if hook != nil {
+			hook(g.sum.next)
+		}
+	case partial:
+		if err := s.saveIndex(l, g); err != nil {
+			s.log.Warn("saving an index failed", "file", g.name, "error", err)
+		}
+	}
+}
+
+// writeFile puts data into a file atomically: under another name, synced, renamed, directory synced.
+func (s *Store) writeFile(name string, data []byte) error {
+	tmp := name + tmpSuffix
+	f, err := s.fs.OpenFile(tmp, vfs.Create|vfs.Truncate)
+	if err != nil {
+		return err
+	}
+	if len(data) > 0 {
+		if _, err = s.engine.Do(&uring.Op{Kind: uring.OpWrite, File: f, Buf: data, Timeout: s.opt.IOTimeout}); err == nil {
+			_, err = s.engine.Do(&uring.Op{Kind: uring.OpFsync, File: f, Timeout: s.opt.IOTimeout})
+		}
+	} else {
+		_, err = s.engine.Do(&uring.Op{Kind: uring.OpFsync, File: f, Timeout: s.opt.IOTimeout})
+	}
+	if closeErr := s.meta.do("close", tmp, f.Close); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.fs.Rename(tmp, name); err != nil {
+		return err
+	}
+	return s.fs.SyncDir(path.Dir(name))
+}
+
+const tmpSuffix = ".tmp"
+
+// fileBytesMax bounds what readFile takes: the largest index of a segment of 2^31 bytes is below it.
+const fileBytesMax = 64 << 20
+
+// readFile reads a whole small file.
+func (s *Store) readFile(name string) ([]byte, error) {
+	f, err := s.fs.OpenFile(name, vfs.ReadOnly)
+	if err != nil {
+		return nil, err
+	}
+	data, err := call(s.meta, "read", name, func() ([]byte, error) {
+		size, err := f.Size()
+		if err != nil {
+			return nil, err
+		}
+		if size > fileBytesMax {
+			return nil, fmt.Errorf("%s has %d bytes, more than %d", name, size, fileBytesMax)
+		}
+		buf := make([]byte, size)
+		n, err := f.ReadAt(buf, 0)
+		if int64(n) == size {
+			err = nil
+		}
+		return buf[:n], err
+	}, nil)
+	if closeErr := s.meta.do("close", name, f.Close); err == nil {
+		err = closeErr
+	}
+	return data, err
+}

@@ -1,0 +1,63 @@
+package segment
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// Metrics are the package's measurements.
+type Metrics struct {
+	TailBytes      prometheus.Gauge     // reserved and unflushed
+	RangeBytes     prometheus.Gauge     // handed to readers and not yet released
+	Flushes        prometheus.Counter   // logs flushed
+	FlushedBytes   prometheus.Counter   // written to segment files
+	FlushSeconds   prometheus.Histogram // one log's flush, writes and syncs
+	FlushFailures  prometheus.Counter
+	Rolls          prometheus.Counter
+	Deleted        prometheus.Counter // segments deleted
+	ColdBytes      prometheus.Counter // read from files
+	TailReadBytes  prometheus.Counter // read from memory
+	PopulateSecs   prometheus.Histogram
+	IndexRebuilds  prometheus.Counter
+	Checkpoints    prometheus.Counter
+	OpenFiles      prometheus.Gauge
+	TornTails      prometheus.Counter // ends cut at open
+	ReserveBlocked prometheus.Counter // times a producer had to wait for the flusher
+}
+
+// NewMetrics makes the metrics and registers them with reg; with a nil reg they work unregistered.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "weir", Subsystem: "segment", Name: name, Help: help})
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "weir", Subsystem: "segment", Name: name, Help: help})
+	}
+	seconds := func(name, help string) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "weir", Subsystem: "segment", Name: name, Help: help,
+			Buckets: prometheus.ExponentialBuckets(16e-6, 4, 10), // 16 us to 4 s
+		})
+	}
+	m := &Metrics{
+		TailBytes:      gauge("tail_bytes", "Bytes reserved for or held in unflushed log tails."),
+		RangeBytes:     gauge("range_retained_bytes", "Bytes handed to readers and not yet released."),
+		Flushes:        counter("flushes_total", "Flushes of one log to its segment files."),
+		FlushedBytes:   counter("flushed_bytes_total", "Bytes written to segment files."),
+		FlushSeconds:   seconds("flush_duration_seconds", "Duration of one log's flush, writes and syncs."),
+		FlushFailures:  counter("flush_failures_total", "Flushes that failed."),
+		Rolls:          counter("rolls_total", "Segments sealed."),
+		Deleted:        counter("deleted_total", "Segments deleted."),
+		ColdBytes:      counter("file_read_bytes_total", "Bytes handed to readers from segment files."),
+		TailReadBytes:  counter("tail_read_bytes_total", "Bytes handed to readers from memory."),
+		PopulateSecs:   seconds("populate_duration_seconds", "Duration of bringing a file range into memory."),
+		IndexRebuilds:  counter("index_rebuilds_total", "Indexes rebuilt because they were missing or wrong."),
+		Checkpoints:    counter("checkpoints_total", "Recovery point files written."),
+		OpenFiles:      gauge("open_files", "Segment files held open."),
+		TornTails:      counter("torn_tails_total", "Unsynced ends of logs cut at open."),
+		ReserveBlocked: counter("reserve_blocked_total", "Reservations that had to wait for the flusher."),
+	}
+	if reg != nil {
+		reg.MustRegister(m.TailBytes, m.RangeBytes, m.Flushes, m.FlushedBytes, m.FlushSeconds, m.FlushFailures, m.Rolls,
+			m.Deleted, m.ColdBytes, m.TailReadBytes, m.PopulateSecs, m.IndexRebuilds, m.Checkpoints, m.OpenFiles,
+			m.TornTails, m.ReserveBlocked)
+	}
+	return m
+}

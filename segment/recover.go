@@ -1,0 +1,207 @@
+package segment
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+
+	"weir/internal/record"
+	"weir/uring"
+)
+
+// Open opens a log in dir, a name below the store's directory. Everything below recoveryPoint is known to be synced (0: unknown); logStart is the
+// remembered log start. Both normally come from LoadCheckpoint.
+//
+// A log without a directory is a new, empty one and costs no I/O. Of an existing one only the newest segment is
+// read: beyond the recovery point batches are verified, and the first bad one ends the log (what it cuts is in the WAL and comes back by
+// Recovered); below it damage is a *CorruptError. Sealed segments are looked into when they are first needed.
+func (s *Store) Open(dir string, cfg func() *Config, recoveryPoint, logStart int64) (*Log, error) {
+	if dir == "" || dir[0] == '.' || strings.ContainsAny(dir, "/\x00") || strings.HasSuffix(dir, deletedSuffix) || dir == checkpointFile {
+		return nil, fmt.Errorf("open log %q: %w: directory name not allowed", dir, fs.ErrInvalid)
+	}
+	if recoveryPoint < 0 || logStart < 0 {
+		return nil, fmt.Errorf("open log %s: recovery point %d, log start %d, want >= 0", dir, recoveryPoint, logStart)
+	}
+	l := &Log{s: s, dir: dir, path: path.Join(s.opt.Dir, dir), cfg: cfg}
+	s.mu.Lock()
+	exists := s.mu.dirs[dir]
+	switch {
+	case s.mu.closed:
+		s.mu.Unlock()
+		return nil, fmt.Errorf("open log %s: %w", dir, ErrClosed)
+	case s.mu.logs[dir] != nil:
+		s.mu.Unlock()
+		return nil, fmt.Errorf("open log %s: %w: it is open", dir, fs.ErrExist)
+	}
+	s.mu.Unlock()
+	if err := s.openFiles(l, exists, recoveryPoint, logStart); err != nil {
+		return nil, fmt.Errorf("open log %s: %w", dir, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closed || s.mu.logs[dir] != nil {
+		return nil, fmt.Errorf("open log %s: %w", dir, ErrClosed)
+	}
+	s.mu.logs[dir] = l
+	return l, nil
+}
+
+func (s *Store) openFiles(l *Log, exists bool, recoveryPoint, logStart int64) error {
+	var bases []int64
+	if exists {
+		var err error
+		if bases, err = s.listSegments(l); err != nil {
+			return err
+		}
+	}
+	l.mu.dirMade = exists
+	if len(bases) == 0 {
+		if recoveryPoint > logStart {
+			return &CorruptError{File: l.path, Offset: logStart, Err: fmt.Errorf("no segment files, but offsets %d to %d were flushed", logStart, recoveryPoint)}
+		}
+		return l.begin([]*segment{newSegment(l, logStart)}, logStart)
+	}
+	segs := make([]*segment, len(bases))
+	for i, base := range bases {
+		g := newSegment(l, base)
+		info, err := s.fs.Stat(g.name)
+		if err != nil {
+			return err
+		}
+		g.size, g.flushed, g.created = info.Size(), info.Size(), true
+		if i < len(bases)-1 {
+			g.sealed, g.indexSaved, g.summed = true, true, false
+			g.next, g.flushedNext = bases[i+1], bases[i+1]
+		}
+		segs[i] = g
+	}
+	last := segs[len(segs)-1]
+	if err := s.recoverActive(last, max(recoveryPoint, last.base)); err != nil {
+		return err
+	}
+	return l.begin(segs, max(logStart, segs[0].base))
+}
+
+// begin installs the segments.
+func (l *Log) begin(segs []*segment, start int64) error {
+	last := segs[len(segs)-1]
+	if start > last.next {
+		// Records below the start were never flushed; the WAL has them, up to the start at least.
+		l.s.log.Info("log start lies beyond the flushed end; the WAL must continue it", "dir", l.dir, "start", start, "end", last.next)
+	}
+	l.mu.Lock()
+	l.mu.segs, l.mu.start, l.mu.end = segs, start, last.next
+	l.mu.tail.committedNext = last.next
+	l.mu.Unlock()
+	l.s.trim(l)
+	return nil
+}
+
+// listSegments returns the base offsets of the segment files in order and removes what a crash left half written.
+func (s *Store) listSegments(l *Log) ([]int64, error) {
+	list, err := s.fs.List(l.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var bases []int64
+	for _, e := range list { // sorted by name, and names have a fixed width
+		if base, ok := parseSegmentName(e.Name()); ok {
+			bases = append(bases, base)
+		}
+		if strings.HasSuffix(e.Name(), tmpSuffix) {
+			if err := s.fs.Remove(path.Join(l.path, e.Name())); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return bases, nil
+}
+
+// recoverActive finds the end of the newest segment. Batches below trusted, and those that a valid index file covers (it is written after
+// the sync), must be whole; of the rest the good ones are kept.
+func (s *Store) recoverActive(g *segment, trusted int64) error {
+	size := g.size
+	ix, sum, err := s.readIndexFiles(g)
+	if err != nil || sum.bytes > size {
+		ix, sum = index{base: g.base}, emptySummary(g.base)
+		if err == nil {
+			return g.corrupt(size, sum.next, fmt.Errorf("%w: file has %d bytes, its index covers more", record.ErrShort, size))
+		}
+	}
+	g.indexed = sum.bytes
+	trusted = max(trusted, sum.next)
+	h, err := s.handles.acquire(g, false)
+	if err != nil {
+		return err
+	}
+	defer s.handles.release(h)
+	r := newHeaderReader(s, g, h, size, scanWindow)
+	defer r.close()
+	interval := g.log.cfg().indexInterval()
+	var since int64
+	for sum.bytes < size {
+		b, bad := r.header(sum.bytes, sum.next)
+		if bad == nil && sum.next >= trusted {
+			p := place{offset: sum.next, hdr: b, file: r, pos: sum.bytes}
+			var whole record.Batch
+			whole, bad = p.load()
+			b = whole
+		}
+		if bad != nil {
+			if sum.next < trusted || !errors.Is(bad, ErrCorrupt) {
+				return bad
+			}
+			if err := s.cut(g, h, sum, bad); err != nil {
+				return err
+			}
+			break
+		}
+		sum.note(&ix, b, int64(b.Size()), &since, interval)
+	}
+	if sum.next < trusted {
+		return g.corrupt(sum.bytes, sum.next, fmt.Errorf("%w: file ends at offset %d, %d was synced", record.ErrShort, sum.next, trusted))
+	}
+	g.size, g.flushed = sum.bytes, sum.bytes
+	g.next, g.flushedNext = sum.next, sum.next
+	g.sum, g.ix, g.sinceEntry = sum, &ix, since
+	return s.syncRecovered(h)
+}
+
+// syncRecovered makes durable what recovery found good beyond the recovery point: it counts as flushed from now on.
+func (s *Store) syncRecovered(h *handle) error {
+	_, err := s.engine.Do(&uring.Op{Kind: uring.OpFdatasync, File: h.file, Timeout: s.opt.IOTimeout})
+	return err
+}
+
+// cut ends a torn segment at its last good batch.
+func (s *Store) cut(g *segment, h *handle, sum summary, why error) error {
+	s.metrics.TornTails.Inc()
+	s.log.Warn("unsynced end of a log is torn and cut; the WAL has what was acknowledged",
+		"file", g.name, "position", sum.bytes, "offset", sum.next, "bytes", g.size-sum.bytes, "error", why)
+	return s.meta.do("truncate", g.name, func() error { return h.file.Truncate(sum.bytes) })
+}
+
+// RemoveDir deletes the directory of a log that is not open, such as one whose topic was deleted while the broker was down. It does not
+// wait.
+func (s *Store) RemoveDir(dir string) error {
+	s.mu.Lock()
+	if s.mu.logs[dir] != nil {
+		s.mu.Unlock()
+		return fmt.Errorf("remove %s: %w: it is open", dir, fs.ErrExist)
+	}
+	exists := s.mu.dirs[dir]
+	delete(s.mu.dirs, dir)
+	s.mu.Unlock()
+	s.points.mu.Lock()
+	delete(s.points.mu.known, dir)
+	s.points.mu.Unlock()
+	if exists {
+		s.background(func() { s.removeDir(path.Join(s.opt.Dir, dir)) })
+	}
+	return nil
+}
