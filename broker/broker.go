@@ -29,6 +29,7 @@ type Broker struct {
 
 	producerIDs producerIDs
 
+	metaFailure chan error // the metadata's first failure
 	unsubGroups func()
 	loading     sync.WaitGroup // loads of __consumer_offsets
 }

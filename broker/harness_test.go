@@ -24,7 +24,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func startNode(t testing.TB, dir string, extra map[string]string) *Running {
 	t.Helper()
 	values := map[string]string{
-		"data-dir": dir, "kafka-addr": "127.0.0.1:0", "group.initial.rebalance.delay.ms": "0", "offsets.topic.num.partitions": "4",
+		"data-dir": dir, "kafka-addr": "127.0.0.1:0", "group.initial.rebalance.delay.ms": "0", "log.dir.stall.ms": "20000", "offsets.topic.num.partitions": "4",
 		"wal.file.bytes": "4194304", "wal.max.bytes": "33554432", "wal.group.max.bytes": "262144",
 	}
 	for k, v := range extra {

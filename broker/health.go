@@ -1,6 +1,9 @@
 package broker
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // Health is the state of a node, for health checks and people.
 type Health struct {
@@ -15,10 +18,10 @@ type Health struct {
 func (r *Running) Health() Health {
 	h := Health{
 		DiskFull: r.b.parts.DiskFull(),
-		OldestIO: r.b.parts.OldestIO(),
+		OldestIO: max(r.b.parts.OldestIO(), r.b.meta.OldestIO()),
 		Uptime:   r.b.clk.Now().Sub(r.started),
 	}
-	if err := r.b.parts.Failure(); err != nil {
+	if err := errors.Join(r.b.parts.Failure(), r.b.meta.Poisoned()); err != nil {
 		h.DiskError = err.Error()
 	}
 	select {

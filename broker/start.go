@@ -70,7 +70,8 @@ func Start(ctx context.Context, o Options) (*Running, error) {
 func start(ctx context.Context, o Options, ln net.Listener) (_ *Running, err error) {
 	fs := vfs.Bounded(o.FS, config.Millis(o.Config.LogDirStallMs), metadataStuckMax)
 	b := &Broker{
-		cfg: o.Config, clk: o.Clock, log: o.Logger,
+		metaFailure: make(chan error, 1),
+		cfg:         o.Config, clk: o.Clock, log: o.Logger,
 		sessions: newSessionCache(o.Config.FetchSessionSlots, o.Clock),
 	}
 	b.metrics = newMetrics(o.Registry, b.waiting.Load, b.sessions.count)
@@ -106,6 +107,8 @@ func (b *Broker) openMeta(ctx context.Context, fs vfs.FS, reg prometheus.Registe
 	dir := filepath.Join(b.cfg.DataDir, "meta")
 	b.meta, err = raftmeta.Open(raftmeta.Options{
 		FS: fs, Dir: dir, NodeID: b.cfg.NodeID, Logger: b.log, Metrics: raftmeta.NewMetrics(reg),
+		// Alone there is nobody to hand over to: the metadata's log gets the same patience as the data's.
+		StoreTimeout: config.Millis(b.cfg.LogDirStallMs), OnPoison: b.metaFailed,
 	})
 	if err != nil {
 		return fmt.Errorf("metadata in %s: %w", dir, err)
@@ -128,6 +131,14 @@ func (b *Broker) openMeta(ctx context.Context, fs vfs.FS, reg prometheus.Registe
 		return fmt.Errorf("register broker %d: %w", self.ID, err)
 	}
 	return nil
+}
+
+// metaFailed notes that the metadata's log took an error or hung; the node ends.
+func (b *Broker) metaFailed(err error) {
+	select {
+	case b.metaFailure <- err:
+	default:
+	}
 }
 
 func serverOptions(b *Broker, o Options) netproto.Options {
@@ -156,6 +167,9 @@ func (r *Running) watch() {
 	case err := <-r.b.parts.Failed():
 		r.server.ResetAll()
 		r.end(err)
+	case err := <-r.b.metaFailure:
+		r.server.ResetAll()
+		r.end(fmt.Errorf("%w: metadata: %w", replica.ErrStorage, err))
 	case <-r.stopped:
 	}
 }

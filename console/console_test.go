@@ -75,7 +75,7 @@ func TestHealth(t *testing.T) {
 func TestPageEscapesAndCounts(t *testing.T) {
 	n := node{
 		health: Health{Ready: true, Disk: DiskFull, Reason: "<script>alert(1)</script>"},
-		topics: []Topic{{Name: "orders", Partitions: []Partition{{ID: 0, Leader: 1, LogStart: 10, HighWatermark: 110, Bytes: 3 << 20}}}},
+		topics: []Topic{{Name: "__own", Internal: true, Partitions: make([]Partition, 1)}, {Name: "orders", Partitions: []Partition{{ID: 0, Leader: 1, LogStart: 10, HighWatermark: 110, Bytes: 3 << 20}}}},
 	}
 	code, body, header := get(t, Options{Node: n, Version: "v1", Started: time.Now(), NodeID: 7}, "/")
 	if code != 200 || header.Get("Content-Security-Policy") == "" {
@@ -85,6 +85,9 @@ func TestPageEscapesAndCounts(t *testing.T) {
 		if !strings.Contains(body, want) {
 			t.Errorf("the page has no %q", want)
 		}
+	}
+	if strings.Index(body, "__own") < strings.Index(body, "orders") {
+		t.Error("internal topics come before the user's")
 	}
 	if strings.Contains(body, "<script>") {
 		t.Error("a reason reached the page unescaped")

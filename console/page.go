@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -37,7 +38,9 @@ func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 		Version: s.o.Version, Kafka: s.o.Kafka, NodeID: s.o.NodeID,
 		Uptime: time.Since(s.o.Started).Round(time.Second), Health: s.o.Node.Health(),
 	}
-	for _, t := range s.o.Node.Topics() {
+	topics := slices.Clone(s.o.Node.Topics())
+	slices.SortStableFunc(topics, internalLast)
+	for _, t := range topics {
 		if len(t.Partitions) == 0 {
 			continue
 		}
@@ -62,6 +65,16 @@ func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 	if _, err := out.WriteTo(w); err != nil {
 		s.o.Logger.Debug("console page not delivered", "error", err)
 	}
+}
+
+func internalLast(a, b Topic) int {
+	switch {
+	case a.Internal == b.Internal:
+		return 0
+	case a.Internal:
+		return 1
+	}
+	return -1
 }
 
 // size renders bytes as people read them.

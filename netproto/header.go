@@ -98,8 +98,9 @@ func (r *Request) parseHeader(frame []byte, lastClientID string) error {
 	default:
 		r.ClientID = string(id)
 	}
-	// An ApiVersions of a version yet to come is answered in version 0 whatever follows: nobody knows what its header will have.
-	if flexibleRequest(r.APIKey, r.Version) && !(r.APIKey == keyApiVersions && r.Version > apiInfos[keyApiVersions].last) {
+	// Of a version yet to come nobody knows what its header has; what was read up to here is enough to refuse it, and for ApiVersions to
+	// be answered in version 0.
+	if flexibleRequest(r.APIKey, r.Version) && r.Version <= apiInfos[r.APIKey].last {
 		d.skipTags("header")
 	}
 	if d.err != nil {

@@ -179,16 +179,8 @@ func TestDeadlineOfStuckOperation(t *testing.T) {
 	eachRing(t, nil, func(t *testing.T, r *ring) {
 		s := newStuck(t)
 		data := fill(aligned(t, 4096), 9)
-		write := &call{op: Op{Kind: OpWrite, File: s.file, Buf: data, Off: 4096, Timeout: 50 * time.Millisecond}}
-		fallocate := &call{op: Op{Kind: OpFallocate, File: s.file, Len: 100_000, Timeout: 60 * time.Millisecond}}
-		began := time.Now()
-		push(t, r, write, fallocate)
-		until(t, r, "deadlines", func() bool { return write.done+fallocate.done == 2 })
-		if elapsed := time.Since(began); elapsed < 60*time.Millisecond {
-			t.Errorf("failed after %s, before the deadline", elapsed)
-		}
-		wantError(t, "stuck write", write.err, ErrDeadline)
-		wantError(t, "stuck fallocate", fallocate.err, ErrDeadline)
+		write := hang(t, r, Op{Kind: OpWrite, File: s.file, Buf: data, Off: 4096, Timeout: 50 * time.Millisecond})
+		fallocate := hang(t, r, Op{Kind: OpFallocate, File: s.file, Len: 100_000, Timeout: 60 * time.Millisecond})
 
 		// The ring goes on serving others, however long that takes. (Not buffered writes: the kernel sorts those by inode into 64
 		// queues, and one that shares a queue with the stuck write would wait for it.)
@@ -201,7 +193,7 @@ func TestDeadlineOfStuckOperation(t *testing.T) {
 				t.Fatalf("read beside a stuck write: %d, %v", n, err)
 			}
 		}
-		if write.released+fallocate.released != 0 || r.InFlight() != 2 || r.OldestAge() < 50*time.Millisecond {
+		if write.released+fallocate.released != 0 || r.InFlight() != 2 || r.OldestAge() < 110*time.Millisecond {
 			t.Errorf("stuck: released %d, in flight %d, oldest %s", write.released+fallocate.released, r.InFlight(), r.OldestAge())
 		}
 		s.resolve()
@@ -290,9 +282,7 @@ func TestRefusals(t *testing.T) {
 		eachRing(t, func(o *Options) { o.StallAfter = 20 * time.Millisecond }, func(t *testing.T, r *ring) {
 			s := newStuck(t)
 			f := open(t, vfs.Create)
-			hung := &call{op: Op{Kind: OpWrite, File: s.file, Buf: []byte("x"), Timeout: 40 * time.Millisecond}}
-			push(t, r, hung)
-			until(t, r, "deadline", func() bool { return hung.done == 1 })
+			hung := hang(t, r, Op{Kind: OpWrite, File: s.file, Buf: []byte("x"), Timeout: 40 * time.Millisecond})
 			wantError(t, "push into a stalled disk", r.Push((&call{op: Op{Kind: OpFsync, File: f}}).watch(t)), ErrStalled)
 			s.resolve()
 			until(t, r, "release", func() bool { return hung.released == 1 })

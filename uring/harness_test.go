@@ -262,6 +262,32 @@ func newStuck(t *testing.T) *stuck {
 	}
 }
 
+// hang pushes operations like op, which is on a stuck file, until one has outlived its deadline. (One that no thread had begun by then is
+// cancelled and given back.)
+func hang(t *testing.T, r *ring, op Op) *call {
+	t.Helper()
+	for range 100 {
+		c := &call{op: op}
+		began := time.Now()
+		push(t, r, c)
+		until(t, r, "deadline", func() bool { return c.done == 1 })
+		wantError(t, "operation on a stuck file", c.err, ErrDeadline)
+		if elapsed := time.Since(began); elapsed < op.Timeout {
+			t.Errorf("failed after %s, before its deadline of %s", elapsed, op.Timeout)
+		}
+		for range 3 { // the first hands over the cancellation
+			if err := r.Wait(false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c.released == 0 {
+			return c
+		}
+	}
+	t.Fatal("no operation hangs")
+	return nil
+}
+
 func fill(b []byte, seed byte) []byte {
 	for i := range b {
 		b[i] = seed + byte(i*7)

@@ -21,8 +21,7 @@ const (
 	groupPayloadBytes = 16 // durable LSN u64 | group bytes u32 | entries u32
 	groupFrameBytes   = frameBytes + groupPayloadBytes
 
-	headerUsedBytes = 60
-	headerCRCAt     = 56
+	headerCRCAt = 56
 
 	// kindGroup marks the frame that opens a group. It is no kind a caller may use.
 	kindGroup Kind = 0x47
@@ -148,7 +147,7 @@ func parseFrame(b []byte) (frame, error) {
 	return f, nil
 }
 
-// group is a decoded group frame.
+// groupHead is a decoded group frame.
 type groupHead struct {
 	lsn        LSN
 	generation uint64

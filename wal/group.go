@@ -59,7 +59,10 @@ func (c *committer) push(g *group) bool {
 	c.flight[c.flights] = g
 	c.flights++
 	m := c.w.o.Metrics
-	m.queueWait.Observe(now.Sub(c.since).Seconds())
+	if len(g.entries) > 0 {
+		m.queueWait.Observe(now.Sub(c.since).Seconds())
+		c.since = now // of what is left on the list: close enough, it came while this group waited
+	}
 	m.groupBytes.Observe(float64(len(g.op.Buf)))
 	return true
 }

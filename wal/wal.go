@@ -43,6 +43,7 @@
 package wal
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -269,6 +270,8 @@ func (w *WAL) Start() error {
 	w.maker = make(chan struct{})
 	go w.files.makeSpares(reserved)
 	w.phase = phaseStarted
+	all, _ := w.files.count()
+	w.o.Metrics.files.Set(float64(all))
 	w.files.kick()
 	return nil
 }
@@ -320,7 +323,7 @@ func (w *WAL) Close() error {
 	<-w.maker
 	if w.ringErr != nil {
 		// The kernel still holds a write into one of the files; the descriptors stay open with it.
-		return fmt.Errorf("close wal %s: %w", w.o.Dir, w.ringErr)
+		return fmt.Errorf("close wal %s: %w", w.o.Dir, errors.Join(w.queue.poison(), w.ringErr))
 	}
 	w.files.closeAll()
 	if err := w.queue.poison(); err != nil {

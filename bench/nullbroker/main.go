@@ -72,7 +72,7 @@ type topic struct {
 // apis are the keys and versions offered. Produce and Fetch stay below the versions that name topics by id.
 var apis = map[int16][2]int16{
 	int16(kmsg.Produce): {0, 12}, int16(kmsg.Fetch): {4, 12}, int16(kmsg.ListOffsets): {1, 6}, int16(kmsg.Metadata): {1, 12},
-	int16(kmsg.ApiVersions): {0, 3}, int16(kmsg.CreateTopics): {2, 7}, int16(kmsg.InitProducerID): {0, 4},
+	int16(kmsg.ApiVersions): {0, 4}, int16(kmsg.CreateTopics): {2, 7}, int16(kmsg.InitProducerID): {0, 4},
 }
 
 func (b *broker) serve(conn net.Conn) {
@@ -131,7 +131,7 @@ func (b *broker) answer(frame, resp []byte) ([]byte, error) {
 		return nil, fmt.Errorf("api key %d is not offered", key)
 	}
 	if version < known[0] || version > known[1] {
-		version = 0 // only ApiVersions is asked without knowing
+		return nil, fmt.Errorf("api key %d version %d is not offered", key, version)
 	}
 	req.SetVersion(version)
 	body := frame[8:]

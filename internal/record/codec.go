@@ -40,7 +40,9 @@ var ErrTooLarge = errors.New("decompressed records are too large")
 var xerial = []byte{0x82, 'S', 'N', 'A', 'P', 'P', 'Y', 0}
 
 var zstdDecoders = sync.Pool{New: func() any {
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
+	// The window that a frame asks for is allocated before its content is seen, so it must be bounded. 2^27 is the
+	// most that Java's decoder accepts too.
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(1<<27))
 	if err != nil {
 		panic(fmt.Sprintf("BUG: record: zstd options: %v", err))
 	}
@@ -67,7 +69,10 @@ func (c Codec) Decompress(payload []byte, limit int) ([]byte, error) {
 		return readAll(c, lz4.NewReader(bytes.NewReader(payload)), limit)
 	case Zstd:
 		d := zstdDecoders.Get().(*zstd.Decoder)
-		defer zstdDecoders.Put(d)
+		defer func() {
+			_ = d.Reset(nil) // do not keep the payload alive; nil cannot fail
+			zstdDecoders.Put(d)
+		}()
 		if err := d.Reset(bytes.NewReader(payload)); err != nil {
 			return nil, fmt.Errorf("%w: zstd: %v", ErrInvalid, err)
 		}
