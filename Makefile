@@ -59,17 +59,18 @@ client-tools:
 	echo "installing:$$missing"; \
 	$$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing
 
-# The load generator starts a broker of its own; results go to bench/results. See BENCHMARKS.md.
-bench: build
-	go run ./bench $(BENCH)
+# The load generator starts a broker of its own; results go to bench/results. Flags: make bench BENCH="-duration 5s -rounds 1".
+bench:
+	go run ./bench run $(BENCH)
 
 # What the machine can do without a broker: the ceiling that results are compared with.
 bench-limits:
-	go run ./bench limits
+	go run ./bench limits $(BENCH)
 
-# The same load on Apache Kafka.
-bench-peers: build
-	go run ./bench peers
+# The same load on Apache Kafka, which Maven fetches.
+bench-peers: client-tools
+	cd bench/peers/kafka && mvn -q -B package
+	go run ./bench peers $(BENCH)
 
 # Every fuzz target for a while, one after the other.
 fuzz:
@@ -85,4 +86,4 @@ generate:
 
 # The data directory stays: it is yours.
 clean:
-	rm -rf bin test/clients/java/target
+	rm -rf bin .bench test/clients/java/target bench/peers/kafka/target

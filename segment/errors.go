@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"weir/internal/vfs"
 	"weir/uring"
 )
 
@@ -83,6 +84,14 @@ func isNoSpace(err error) bool {
 func ignoreNotExist(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
+	}
+	return err
+}
+
+// asDeadline makes a missed deadline of the file system recognizable as ErrDeadline like all others.
+func asDeadline(err error) error {
+	if late, ok := errors.AsType[*vfs.TimeoutError](err); ok {
+		return &DeadlineError{Op: late.Op, Target: late.Path, Elapsed: late.Elapsed, Queued: late.Stuck != nil}
 	}
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"sync"
+	"time"
 
 	"weir/internal/iobuf"
 	"weir/internal/vfs"
@@ -245,14 +246,32 @@ func (s *Store) writePieces(h *handle, pieces []piece) error {
 	return nil
 }
 
+// opGrace is how much longer than an operation's own deadline is waited for the engine to report it, in case its
+// thread is held inside a system call.
+const opGrace = 200 * time.Millisecond
+
+// writeBatch waits for several writes.
+type writeBatch struct {
+	mu   sync.Mutex
+	left int
+	err  error
+	done chan struct{}
+}
+
+func (w *writeBatch) finish(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil && w.err == nil {
+		w.err = err
+	}
+	if w.left--; w.left == 0 {
+		close(w.done)
+	}
+}
+
 func (s *Store) writeSome(h *handle, pieces []piece) error {
-	var (
-		wait  sync.WaitGroup
-		mu    sync.Mutex
-		first error
-	)
+	w := &writeBatch{left: len(pieces), done: make(chan struct{})}
 	ops := make([]*uring.Op, len(pieces))
-	wait.Add(len(pieces))
 	for i, p := range pieces {
 		s.handles.retain(h)
 		ops[i] = &uring.Op{
@@ -261,14 +280,7 @@ func (s *Store) writeSome(h *handle, pieces []piece) error {
 				if err == nil && n != len(p.data) {
 					err = fmt.Errorf("write %s: %d of %d bytes written at %d", h.file.Name(), n, len(p.data), p.pos)
 				}
-				if err != nil {
-					mu.Lock()
-					if first == nil {
-						first = err
-					}
-					mu.Unlock()
-				}
-				wait.Done()
+				w.finish(err)
 			},
 			Released: func(*uring.Op) {
 				p.buf.Release()
@@ -276,6 +288,7 @@ func (s *Store) writeSome(h *handle, pieces []piece) error {
 			},
 		}
 	}
+	began := s.clock.Now()
 	if err := s.engine.Submit(ops...); err != nil {
 		for _, p := range pieces {
 			p.buf.Release()
@@ -283,8 +296,15 @@ func (s *Store) writeSome(h *handle, pieces []piece) error {
 		}
 		return err
 	}
-	wait.Wait()
-	return first
+	expired := make(chan struct{})
+	guard := s.clock.AfterFunc(s.opt.IOTimeout+opGrace, func() { close(expired) })
+	defer guard.Stop()
+	select {
+	case <-w.done:
+		return w.err
+	case <-expired:
+		return &DeadlineError{Op: "write", Target: h.file.Name(), Elapsed: s.clock.Now().Sub(began)}
+	}
 }
 
 // sealed finishes a segment that is sealed and flushed whole: index files, hook. Of the active one it saves the index now and then.
@@ -350,7 +370,7 @@ const fileBytesMax = 64 << 20
 func (s *Store) readFile(name string) ([]byte, error) {
 	f, err := s.fs.OpenFile(name, vfs.ReadOnly)
 	if err != nil {
-		return nil, err
+		return nil, asDeadline(err)
 	}
 	data, err := call(s.meta, "read", name, func() ([]byte, error) {
 		size, err := f.Size()

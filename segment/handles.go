@@ -55,7 +55,7 @@ func (c *handleCache) acquire(g *segment, create bool) (*handle, error) {
 	}
 	f, err := c.s.fs.OpenFile(g.name, flag)
 	if err != nil {
-		return nil, fmt.Errorf("open segment: %w", g.gone(err))
+		return nil, fmt.Errorf("open segment: %w", g.gone(asDeadline(err)))
 	}
 	return c.install(g, &handle{s: c.s, file: f, refs: 1})
 }

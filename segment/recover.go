@@ -17,6 +17,8 @@ import (
 // A log without a directory is a new, empty one and costs no I/O. Of an existing one only the newest segment is
 // read: beyond the recovery point batches are verified, and the first bad one ends the log (what it cuts is in the WAL and comes back by
 // Recovered); below it damage is a *CorruptError. Sealed segments are looked into when they are first needed.
+//
+// cfg is called often, also under the log's lock: it returns the present configuration from memory and calls nothing back.
 func (s *Store) Open(dir string, cfg func() *Config, recoveryPoint, logStart int64) (*Log, error) {
 	if dir == "" || dir[0] == '.' || strings.ContainsAny(dir, "/\x00") || strings.HasSuffix(dir, deletedSuffix) || dir == checkpointFile {
 		return nil, fmt.Errorf("open log %q: %w: directory name not allowed", dir, fs.ErrInvalid)
@@ -108,12 +110,21 @@ func (s *Store) listSegments(l *Log) ([]int64, error) {
 	if err != nil {
 		return nil, err
 	}
+	names := make(map[string]bool, len(list))
+	for _, e := range list {
+		names[e.Name()] = true
+	}
 	var bases []int64
 	for _, e := range list { // sorted by name, and names have a fixed width
 		if base, ok := parseSegmentName(e.Name()); ok {
 			bases = append(bases, base)
 		}
-		if strings.HasSuffix(e.Name(), tmpSuffix) {
+		stray := strings.HasSuffix(e.Name(), tmpSuffix)
+		for _, kind := range []indexKind{offsetIndex, timeIndex} {
+			of, ok := strings.CutSuffix(e.Name(), kind.suffix())
+			stray = stray || ok && !names[of+logSuffix]
+		}
+		if stray {
 			if err := s.fs.Remove(path.Join(l.path, e.Name())); err != nil {
 				return nil, err
 			}
@@ -135,6 +146,7 @@ func (s *Store) recoverActive(g *segment, trusted int64) error {
 	}
 	g.indexed = sum.bytes
 	trusted = max(trusted, sum.next)
+	verified := false // something was found good that nobody has promised to be synced
 	h, err := s.handles.acquire(g, false)
 	if err != nil {
 		return err
@@ -148,9 +160,8 @@ func (s *Store) recoverActive(g *segment, trusted int64) error {
 		b, bad := r.header(sum.bytes, sum.next)
 		if bad == nil && sum.next >= trusted {
 			p := place{offset: sum.next, hdr: b, file: r, pos: sum.bytes}
-			var whole record.Batch
-			whole, bad = p.load()
-			b = whole
+			b, bad = p.load()
+			verified = verified || bad == nil
 		}
 		if bad != nil {
 			if sum.next < trusted || !errors.Is(bad, ErrCorrupt) {
@@ -169,12 +180,11 @@ func (s *Store) recoverActive(g *segment, trusted int64) error {
 	g.size, g.flushed = sum.bytes, sum.bytes
 	g.next, g.flushedNext = sum.next, sum.next
 	g.sum, g.ix, g.sinceEntry = sum, &ix, since
-	return s.syncRecovered(h)
-}
-
-// syncRecovered makes durable what recovery found good beyond the recovery point: it counts as flushed from now on.
-func (s *Store) syncRecovered(h *handle) error {
-	_, err := s.engine.Do(&uring.Op{Kind: uring.OpFdatasync, File: h.file, Timeout: s.opt.IOTimeout})
+	if !verified && sum.bytes == size {
+		return nil
+	}
+	// From now on it counts as flushed.
+	_, err = s.engine.Do(&uring.Op{Kind: uring.OpFdatasync, File: h.file, Timeout: s.opt.IOTimeout})
 	return err
 }
 

@@ -222,14 +222,16 @@ type walEntry struct {
 	batch record.Batch
 }
 
+// crashOnce crashes and recovers one log several times. Log starts may fall back to an earlier one, as the next checkpoint carries
+// them, but never further than what was once reported durable.
 func crashOnce(t *testing.T, seed uint64, rng *rand.Rand) {
 	fs := vfs.NewMem()
 	c := defaultConfig()
-	c.SegmentBytes = 3000
+	c.SegmentBytes, c.IndexIntervalBytes = 3000, 512
 	var wal []walEntry
-	var all []byte
-	lsn := uint64(1)
-	for range 3 { // crash and recover several times
+	var all []record.Batch
+	lsn, asked := uint64(1), int64(0)
+	for range 4 {
 		o, ev := testOptions(fs)
 		o.FlushBytes = 700
 		s := openStore(t, o)
@@ -239,18 +241,23 @@ func crashOnce(t *testing.T, seed uint64, rng *rand.Rand) {
 				t.Fatalf("seed %d: %v", seed, err)
 			}
 		}
-		if got := readAll(t, l, 0, l.End(), 1<<20); !bytes.Equal(got, all) {
-			t.Fatalf("seed %d: %d bytes after recovery, want %d", seed, len(got), len(all))
-		}
+		checkRecovered(t, seed, l, all, asked)
 		w := &writer{t: t, l: l, lsn: lsn}
 		for range rng.IntN(40) {
 			b := w.add(1+rng.IntN(3), rng.IntN(300), 9)
+			all = append(all, b)
 			wal = append(wal, walEntry{w.lsn, b})
-			if rng.IntN(10) == 0 {
+			switch rng.IntN(10) {
+			case 0:
 				s.FlushBelow(w.lsn)
+			case 1:
+				asked = max(asked, rng.Int64N(l.Flushed()+1))
+				if err := l.AdvanceLogStart(asked); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
-		all, lsn = append(all, w.want...), w.lsn
+		lsn = w.lsn
 		// What the WAL was told it may release is gone at the crash.
 		ev.mu.Lock()
 		crashed := fs.CrashClone(rng, rng.Float64())
@@ -264,6 +271,27 @@ func crashOnce(t *testing.T, seed uint64, rng *rand.Rand) {
 		}
 		closeStore(t, s)
 		fs = crashed
+	}
+}
+
+func checkRecovered(t *testing.T, seed uint64, l *Log, all []record.Batch, asked int64) {
+	t.Helper()
+	start := l.LogStart()
+	if start > asked {
+		t.Fatalf("seed %d: log start %d, only %d was asked for", seed, start, asked)
+	}
+	var want []byte
+	for _, b := range all {
+		if b.NextOffset() > start {
+			want = append(want, b...)
+		}
+	}
+	if got := readAll(t, l, start, l.End(), 1<<20); !bytes.Equal(got, want) {
+		t.Fatalf("seed %d: %d bytes from offset %d to %d after recovery, want %d", seed, len(got), start, l.End(), len(want))
+	}
+	next := start
+	if err := l.ReadAll(start, func(b record.Batch) error { next = b.NextOffset(); return nil }); err != nil || next != l.End() {
+		t.Fatalf("seed %d: ReadAll ended at %d of %d: %v", seed, next, l.End(), err)
 	}
 }
 

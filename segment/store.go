@@ -181,6 +181,11 @@ func NewStore(o StoreOptions) (*Store, error) {
 	if o.Engine.Logger == nil {
 		o.Engine.Logger = o.Logger
 	}
+	if o.Engine.StallAfter == 0 {
+		// A sync of roundBytes may well take longer than the engine's default on a slow but healthy disk, and what is held back
+		// meanwhile spends its own deadline.
+		o.Engine.StallAfter = o.IOTimeout / 2
+	}
 	if s.engine, err = uring.NewEngine(o.Engine); err != nil {
 		return nil, fmt.Errorf("segment: %w", err)
 	}

@@ -49,7 +49,7 @@ func (s *scanner) group(off int64) (g groupHead, b []byte, v verdict, dmg *damag
 		}
 		return g, nil, v, &damage{0, perr.Error()}, nil
 	}
-	if g.lsn != s.lsn(off) {
+	if g.lsn != s.lsn(off) || g.generation != s.header.generation {
 		why := fmt.Sprintf("group of LSN %d, generation %x, want LSN %d, generation %x", g.lsn, g.generation, s.lsn(off), s.header.generation)
 		return g, nil, groupStale, &damage{0, why}, nil
 	}
@@ -75,7 +75,7 @@ func (s *scanner) proof(off int64, beyond LSN) (durable, by LSN, err error) {
 			return durable, by, err
 		}
 		g, perr := parseGroupFrame(b)
-		if perr != nil || g.lsn != s.lsn(off) {
+		if perr != nil || g.lsn != s.lsn(off) || g.generation != s.header.generation {
 			continue
 		}
 		if g.durable > durable {

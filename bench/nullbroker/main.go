@@ -131,7 +131,10 @@ func (b *broker) answer(frame, resp []byte) ([]byte, error) {
 		return nil, fmt.Errorf("api key %d is not offered", key)
 	}
 	if version < known[0] || version > known[1] {
-		return nil, fmt.Errorf("api key %d version %d is not offered", key, version)
+		if key != int16(kmsg.ApiVersions) {
+			return nil, fmt.Errorf("api key %d version %d is not offered", key, version)
+		}
+		return b.versionsFallback(frame, resp), nil
 	}
 	req.SetVersion(version)
 	body := frame[8:]
@@ -167,6 +170,26 @@ func (b *broker) answer(frame, resp []byte) ([]byte, error) {
 	return resp, nil
 }
 
+// versionsFallback answers a version of ApiVersions that is too new: in version 0, with UNSUPPORTED_VERSION (KIP-511).
+func (b *broker) versionsFallback(frame, resp []byte) []byte {
+	answer := apiVersions()
+	answer.ErrorCode = 35
+	resp = append(append(resp, 0, 0, 0, 0), frame[4:8]...)
+	resp = answer.AppendTo(resp)
+	binary.BigEndian.PutUint32(resp, uint32(len(resp)-4))
+	return resp
+}
+
+func apiVersions() *kmsg.ApiVersionsResponse {
+	resp := kmsg.NewPtrApiVersionsResponse()
+	for key, versions := range apis {
+		k := kmsg.NewApiVersionsResponseApiKey()
+		k.ApiKey, k.MinVersion, k.MaxVersion = key, versions[0], versions[1]
+		resp.ApiKeys = append(resp.ApiKeys, k)
+	}
+	return resp
+}
+
 func (b *broker) handle(req kmsg.Request) kmsg.Response {
 	switch req := req.(type) {
 	case *kmsg.ProduceRequest:
@@ -185,13 +208,7 @@ func (b *broker) handle(req kmsg.Request) kmsg.Response {
 		resp.ProducerID = b.pids.Add(1)
 		return resp
 	default:
-		resp := kmsg.NewPtrApiVersionsResponse()
-		for key, versions := range apis {
-			k := kmsg.NewApiVersionsResponseApiKey()
-			k.ApiKey, k.MinVersion, k.MaxVersion = key, versions[0], versions[1]
-			resp.ApiKeys = append(resp.ApiKeys, k)
-		}
-		return resp
+		return apiVersions()
 	}
 }
 
