@@ -119,7 +119,7 @@ func (c *committer) finish() bool {
 	if c.poison != nil || c.head != nil || c.staged != nil || c.flights > 0 {
 		return false
 	}
-	if true || c.pos+blockBytes > c.w.files.bytes {
+	if !c.dirty || c.pos+blockBytes > c.w.files.bytes {
 		return true
 	}
 	c.dirty = false

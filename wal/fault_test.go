@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -239,7 +240,7 @@ func TestCrashClone(t *testing.T) {
 
 func TestConcurrentAppendsAndReleases(t *testing.T) {
 	o := tinyOptions()
-	o.FS, o.QueueBytesMax = newImage(), 1<<20
+	o.FS, o.QueueBytesMax = newImage(), 8<<20
 	r := newRig(t, o)
 	r.start()
 	const producers, each = 8, 300
@@ -322,5 +323,62 @@ func TestOptionsAreChecked(t *testing.T) {
 		if w, err := Open(o); !errors.Is(err, ErrMisuse) {
 			t.Errorf("%s: %v, %v; want %v", name, w, err, ErrMisuse)
 		}
+	}
+}
+
+// TestRecoverySyncsWhatItRead: after a crash of the process alone, what recovery reads may be in the device's cache only. It must be
+// durable before the next header says that it is.
+func TestRecoverySyncsWhatItRead(t *testing.T) {
+	fs := newImage()
+	o := tinyOptions()
+	o.FS = fs
+	r := newRig(t, o)
+	r.start()
+	r.commit(body(1, 100))
+	r.close()
+	var mu sync.Mutex
+	var ops []string
+	fs.setHook(func(op, name string, _ int64, _ int) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if op == "sync" && name == "d/wal-0000.log" || op == "write" && name == "d/wal-0001.log" {
+			ops = append(ops, op)
+		}
+		return nil
+	})
+	r = newRig(t, o)
+	r.start()
+	r.commit(body(2, 100))
+	r.close()
+	if len(ops) < 2 || ops[0] != "sync" || ops[1] != "write" {
+		t.Fatalf("operations on the old and the new file: %v, want a sync before the first write", ops)
+	}
+	fs.setHook(func(op, name string, _ int64, _ int) error {
+		if op == "sync" {
+			return syscall.EIO
+		}
+		return nil
+	})
+	r = newRig(t, o)
+	if err := r.w.Start(); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("Start after a failed sync: %v, want %v", err, syscall.EIO)
+	}
+	r.close()
+}
+
+// TestRealDisk runs on the kernel's file system and whatever ring it offers, with direct I/O where it can.
+func TestRealDisk(t *testing.T) {
+	o := Options{FS: vfs.OS{}, Dir: t.TempDir() + "/log", FileBytes: 256 << 10, FilesMax: 4, LockThread: true}
+	var want [][]byte
+	for life := range 3 {
+		r := newRig(t, o)
+		sameBodies(t, "real disk", r.start(), want)
+		for i := range 50 {
+			b := body(life*100+i, i*40)
+			r.append(b)
+			want = append(want, b)
+		}
+		r.settled(50)
+		r.close()
 	}
 }
