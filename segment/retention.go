@@ -134,14 +134,14 @@ func (l *Log) EnforceRetention(now time.Time, limit int64) (deleted int, err err
 	start := l.LogStart()
 	for {
 		g, ok := l.oldestSealed(start, limit)
-		if !ok {
+		if g == nil {
 			break
 		}
-		expired, err := l.expired(g, cfg, now)
+		expired, err := l.expired(g, cfg, now) // also loads what NextRetention needs to know
 		if err != nil {
 			return deleted, err
 		}
-		if !expired && !l.exceeds(g, start, cfg) {
+		if !ok || !expired && !l.exceeds(g, start, cfg) {
 			break
 		}
 		start = g.next
@@ -190,8 +190,8 @@ func (l *Log) expired(g *segment, cfg *Config, now time.Time) (bool, error) {
 	return sum.expired(cfg, now), nil
 }
 
-// oldestSealed returns the oldest segment from start on, if it is sealed and wholly below limit.
-func (l *Log) oldestSealed(start, limit int64) (*segment, bool) {
+// oldestSealed returns the oldest segment from start on; ok tells whether it is sealed and wholly below limit.
+func (l *Log) oldestSealed(start, limit int64) (oldest *segment, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, g := range l.mu.segs {
@@ -218,8 +218,12 @@ func (l *Log) exceeds(g *segment, start int64, cfg *Config) bool {
 	return size-g.size >= cfg.RetentionBytes
 }
 
-// NextRetention tells when age makes it worth calling EnforceRetention again; ok is false if age never will. Size may make it
-// worthwhile after any roll: see OnRoll.
+// retentionRetry is when to look again at a segment that is expired but could not be deleted, because the high watermark has
+// not passed it.
+const retentionRetry = time.Minute
+
+// NextRetention tells when age makes it worth calling EnforceRetention again; ok is false if age never will, as things are. It is now only for a log
+// whose oldest segment has not been looked into since it was opened. Size may make it worthwhile after any roll: see OnRoll.
 func (l *Log) NextRetention(now time.Time) (at time.Time, ok bool) {
 	cfg := l.cfg()
 	if !cfg.Delete || cfg.RetentionAge < 0 {
@@ -237,8 +241,8 @@ func (l *Log) NextRetention(now time.Time) (at time.Time, ok bool) {
 			return time.Time{}, false // has no timestamps and so never expires
 		}
 		at = time.UnixMilli(g.sum.maxTime).Add(cfg.RetentionAge + time.Millisecond)
-		if at.Before(now) {
-			at = now
+		if !at.After(now) {
+			at = now.Add(retentionRetry)
 		}
 		return at, true
 	}

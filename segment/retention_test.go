@@ -142,6 +142,12 @@ func TestRetentionByAge(t *testing.T) {
 	if at, ok := l.NextRetention(now); !ok || !at.Equal(now) {
 		t.Errorf("NextRetention of a segment not looked into: %v, %v", at, ok)
 	}
+	if n, err := l.EnforceRetention(now, 0); n != 0 || err != nil {
+		t.Fatalf("above the limit: %d, %v", n, err)
+	}
+	if at, ok := l.NextRetention(now); !ok || !at.After(now) {
+		t.Errorf("NextRetention of what may not be deleted yet: %v, %v", at, ok)
+	}
 	if n, err := l.EnforceRetention(now, 5); n != 2 || err != nil {
 		t.Fatalf("%d, %v; want 2", n, err)
 	}

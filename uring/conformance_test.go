@@ -309,8 +309,7 @@ func TestCallbacksPush(t *testing.T) {
 		f := open(t, vfs.Create)
 		const rounds = 50
 		ended := 0
-		var op Op
-		op = Op{Kind: OpWrite, File: f, Buf: []byte("again"), Timeout: long,
+		op := Op{Kind: OpWrite, File: f, Buf: []byte("again"), Timeout: long,
 			Done: func(_ *Op, n int, err error) {
 				if n != 5 || err != nil {
 					t.Errorf("write: %d, %v", n, err)

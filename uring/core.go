@@ -141,6 +141,9 @@ func (r *ring) check(op *Op) error {
 	if r.closed {
 		return ErrClosed
 	}
+	if r.broken != nil {
+		return r.broken
+	}
 	if err := op.check(); err != nil {
 		return err
 	}

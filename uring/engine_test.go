@@ -356,7 +356,6 @@ func randomRound(rt *rapid.T, e *Engine, f vfs.File, model []byte, seed byte) []
 	type expected struct {
 		op   *Op
 		want []byte // of a read
-		eof  bool
 		n    int
 		err  error
 	}

@@ -2,6 +2,7 @@ package uring
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,7 +20,8 @@ type portable struct {
 	mu struct {
 		sync.Mutex
 		work     sync.Cond
-		queue    []job
+		queue    []job // waiting ones from index next on
+		next     int
 		finished []finish
 		workers  int // never fewer than before
 		idle     int
@@ -71,11 +73,9 @@ func (p *portable) start(s *slot) {
 func (p *portable) cancel(s *slot) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i := range p.mu.queue {
+	for i := p.mu.next; i < len(p.mu.queue); i++ {
 		if p.mu.queue[i].s == s {
-			copy(p.mu.queue[i:], p.mu.queue[i+1:])
-			p.mu.queue[len(p.mu.queue)-1] = job{}
-			p.mu.queue = p.mu.queue[:len(p.mu.queue)-1]
+			p.mu.queue = slices.Delete(p.mu.queue, i, i+1)
 			p.mu.finished = append(p.mu.finished, finish{s: s, err: ErrDeadline})
 			p.interrupt()
 			return
@@ -87,22 +87,32 @@ func (p *portable) worker() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
-		for len(p.mu.queue) == 0 {
+		for p.mu.next == len(p.mu.queue) {
 			if p.mu.closed {
 				return
 			}
 			p.mu.idle++
 			p.mu.work.Wait()
 		}
-		j := p.mu.queue[0]
-		p.mu.queue[0] = job{}
-		p.mu.queue = p.mu.queue[1:]
+		j := p.takeLocked()
 		p.mu.Unlock()
 		n, err := j.run()
 		p.mu.Lock()
 		p.mu.finished = append(p.mu.finished, finish{s: j.s, n: n, err: err})
 		p.interrupt()
 	}
+}
+
+// takeLocked takes the oldest waiting job, and uses the queue's memory again once all are taken, or most.
+func (p *portable) takeLocked() job {
+	j := p.mu.queue[p.mu.next]
+	p.mu.queue[p.mu.next] = job{}
+	p.mu.next++
+	if p.mu.next == len(p.mu.queue) || p.mu.next >= p.r.opt.Depth {
+		p.mu.queue = slices.Delete(p.mu.queue, 0, p.mu.next)
+		p.mu.next = 0
+	}
+	return j
 }
 
 func (j *job) run() (int, error) {

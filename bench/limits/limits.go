@@ -91,7 +91,7 @@ func (d *disk) open(flags int) (int, string, error) {
 	note := "O_DSYNC"
 	if d.direct {
 		flags |= unix.O_DIRECT
-		note += "|O_DIRECT"
+		note += " and O_DIRECT"
 	} else {
 		note += "; no O_DIRECT on this file system"
 	}

@@ -211,7 +211,8 @@ func (f *File) runs(server, workload string) []*Run {
 	return runs
 }
 
-// writeTable aligns the columns, so that the Markdown also reads well as text.
+// writeTable aligns the columns, so that the Markdown also reads well as text: figures to the right, the first column and those
+// without a title to the left.
 func writeTable(out *strings.Builder, rows [][]string) {
 	widths := make([]int, len(rows[0]))
 	for _, cells := range rows {
@@ -222,9 +223,12 @@ func writeTable(out *strings.Builder, rows [][]string) {
 	line := func(cells []string) {
 		for i, cell := range cells {
 			pad := strings.Repeat(" ", widths[i]-len([]rune(cell)))
-			if i == 0 {
+			switch {
+			case i == 0:
 				out.WriteString("| " + cell + pad + " |")
-			} else {
+			case rows[0][i] == "":
+				out.WriteString(" " + cell + pad + " |")
+			default:
 				out.WriteString(" " + pad + cell + " |")
 			}
 		}
@@ -232,9 +236,12 @@ func writeTable(out *strings.Builder, rows [][]string) {
 	}
 	line(rows[0])
 	for i, width := range widths {
-		if i == 0 {
+		switch {
+		case i == 0:
 			out.WriteString("|" + strings.Repeat("-", width+2) + "|")
-		} else {
+		case rows[0][i] == "":
+			out.WriteString(strings.Repeat("-", width+2) + "|")
+		default:
 			out.WriteString(strings.Repeat("-", width+1) + ":|")
 		}
 	}

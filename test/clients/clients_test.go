@@ -61,7 +61,7 @@ func recordCount(t *testing.T) int64 {
 
 func TestEveryClientReadsWhatEveryClientWrote(t *testing.T) {
 	all := clients(t)
-	broker := weirproc.Start(t, weirproc.Options{})
+	broker := weirproc.Start(t, weirproc.Options{Config: map[string]string{"group.initial.rebalance.delay.ms": "0"}})
 	admin := newAdmin(t, broker.Addr)
 	perPartition := recordCount(t) / partitions
 	for _, codec := range codecs {

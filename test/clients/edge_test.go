@@ -45,7 +45,7 @@ func edgeRecords() []records.Record {
 // express them, and reads them with each.
 func TestEdgeRecords(t *testing.T) {
 	all := clients(t)
-	broker := weirproc.Start(t, weirproc.Options{})
+	broker := weirproc.Start(t, weirproc.Options{Config: map[string]string{"group.initial.rebalance.delay.ms": "0"}})
 	admin := newAdmin(t, broker.Addr)
 	edges := edgeRecords()
 	for _, producer := range all {

@@ -3,6 +3,7 @@ package faults
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,10 +30,8 @@ func TestDiskFull(t *testing.T) {
 			f.produce(t, "kept", 20)
 			release := fill(f, t)
 			f.requireRefused(t)
+			f.requireExplained(t)
 			f.requireAllThere(t)
-			if err := f.broker.Logs().Tail(400); len(err) > 200<<10 {
-				t.Errorf("the log is flooded: %d bytes in its last 400 lines", len(err))
-			}
 			f.broker.Kill() // a restart on the full disk must work too
 			if err := f.broker.Launch(); err != nil {
 				t.Fatalf("restart on the full disk: %v", err)
@@ -67,6 +66,7 @@ func newFullDisk(t *testing.T) *fullDisk {
 		Config: map[string]string{
 			"wal.file.bytes": "4194304", "wal.max.bytes": "33554432", "log.segment.bytes": "4194304",
 			"log.segment.delete.delay.ms": "100", "offsets.topic.num.partitions": "1",
+			"log.dir.stall.ms": "30000", // a disk in a file on a busy disk is slow, and that is not the question here
 		},
 	})
 	t.Logf("a disk of 256 MiB (%s)", disk.kind)
@@ -110,11 +110,7 @@ func (f *fullDisk) produce(t *testing.T, topic string, n int) {
 // fillWithRecords produces until it is refused; deleting the topic makes room.
 func (f *fullDisk) fillWithRecords(t *testing.T) (release func()) {
 	t.Helper()
-	for f.tryProduce(t, "doomed") == 0 {
-		if f.sent["doomed"] > 400<<20/fullValueBytes {
-			t.Fatal("400 MiB were acknowledged on a disk of 256 MiB")
-		}
-	}
+	f.untilRefused(t, "doomed", 400)
 	t.Logf("refused after %d MiB with %d MiB free", f.sent["doomed"]*fullValueBytes>>20, f.disk.free(t)>>20)
 	return func() {
 		deleteTopic(t, newAdmin(t, f.broker.Addr), "doomed")
@@ -126,13 +122,38 @@ func (f *fullDisk) fillWithRecords(t *testing.T) (release func()) {
 func (f *fullDisk) fillFromOutside(t *testing.T) (release func()) {
 	t.Helper()
 	release = f.disk.fill(t, 512<<10)
-	for f.tryProduce(t, "kept") == 0 {
-		if f.sent["kept"] > 200<<20/fullValueBytes {
-			t.Fatal("200 MiB were acknowledged after the disk was full")
-		}
-	}
+	f.untilRefused(t, "kept", 200)
 	t.Logf("refused after %d MiB with %d KiB free", f.sent["kept"]*fullValueBytes>>20, f.disk.free(t)>>10)
 	return release
+}
+
+// untilRefused produces until the broker has refused for a second: near the mark, what it writes behind and recycles may make room
+// for a little more.
+func (f *fullDisk) untilRefused(t *testing.T, topic string, mibMax int) {
+	t.Helper()
+	for accepted := time.Now(); time.Since(accepted) < time.Second; {
+		if f.tryProduce(t, topic) == 0 {
+			accepted = time.Now()
+		}
+		if f.sent[topic] > mibMax<<20/fullValueBytes {
+			t.Fatalf("%d MiB were acknowledged on a disk of 256 MiB", mibMax)
+		}
+	}
+}
+
+// requireExplained: the operator is told, and not once per request.
+func (f *fullDisk) requireExplained(t *testing.T) {
+	t.Helper()
+	var told []string
+	for _, line := range f.broker.Logs().Since(0) {
+		text := strings.ToLower(line.Text)
+		if (strings.Contains(text, "level=warn") || strings.Contains(text, "level=error")) && (strings.Contains(text, "full") || strings.Contains(text, "space")) {
+			told = append(told, line.Text)
+		}
+	}
+	if len(told) == 0 || len(told) > 50 {
+		t.Errorf("%d warnings say that the disk is full, want a few:\n%s", len(told), strings.Join(told[:min(len(told), 5)], "\n"))
+	}
 }
 
 func (f *fullDisk) requireRefused(t *testing.T) {

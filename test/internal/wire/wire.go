@@ -29,7 +29,14 @@ type Conn struct {
 // Dial connects; the connection is closed with the test.
 func Dial(tb testing.TB, addr string) *Conn {
 	tb.Helper()
-	nc, err := net.DialTimeout("tcp", addr, ioLimit)
+	return DialFrom(tb, addr, "127.0.0.1")
+}
+
+// DialFrom connects from an address of 127.0.0.0/8: to a broker that limits something per peer, each is another peer.
+func DialFrom(tb testing.TB, addr, local string) *Conn {
+	tb.Helper()
+	dialer := net.Dialer{Timeout: ioLimit, LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}}
+	nc, err := dialer.Dial("tcp", addr)
 	if err != nil {
 		tb.Fatalf("dial %s: %v", addr, err)
 	}
