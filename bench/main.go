@@ -68,13 +68,13 @@ type options struct {
 
 func parseOptions(command string, args []string) (options, error) {
 	o := options{}
-	rounds := 3
+	rounds, warmup := 3, 2*time.Second
 	if command == "peers" {
-		rounds = 5
+		rounds, warmup = 5, 5*time.Second // a JVM needs time to compile what it runs
 	}
 	flags := flag.NewFlagSet("bench "+command, flag.ContinueOnError)
 	flags.DurationVar(&o.duration, "duration", 10*time.Second, "measured `time` per run")
-	flags.DurationVar(&o.warmup, "warmup", 2*time.Second, "`time` before it that does not count")
+	flags.DurationVar(&o.warmup, "warmup", warmup, "`time` before it that does not count")
 	flags.IntVar(&o.rounds, "rounds", rounds, "`times` every workload runs on every server, interleaved")
 	flags.StringVar(&o.workloads, "workloads", "", "comma-separated `names`; empty: the usual ones; all: every one")
 	flags.StringVar(&o.servers, "servers", "", "comma-separated `names` out of the command's servers; empty: all of them")

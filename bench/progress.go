@@ -57,6 +57,13 @@ func (p *progress) follow(m *load.Meter) (stop func()) {
 	})
 }
 
+func (p *progress) failed(err error) {
+	if p.terminal {
+		fmt.Fprint(os.Stderr, "\r\x1b[K")
+	}
+	fmt.Fprintf(os.Stderr, "%s  FAILED: %v\n", p.what, err)
+}
+
 func (p *progress) end(run *result.Run) {
 	if p.terminal {
 		fmt.Fprint(os.Stderr, "\r\x1b[K")

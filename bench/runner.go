@@ -30,6 +30,7 @@ type runner struct {
 // runAll interleaves: each round runs every workload on every server in turn, so that what else the machine does meanwhile
 // meets all of them.
 func (r *runner) runAll(ctx context.Context, specs []server.Spec, list []workload) error {
+	var failures []error
 	for round := 1; round <= r.opts.rounds; round++ {
 		for _, w := range list {
 			for _, spec := range specs {
@@ -38,15 +39,22 @@ func (r *runner) runAll(ctx context.Context, specs []server.Spec, list []workloa
 				}
 				r.progress.begin(fmt.Sprintf("round %d/%d  %-12s %s", round, r.opts.rounds, spec.Name, w.name))
 				run, err := r.runOne(ctx, spec, w, round)
-				if err != nil {
-					return fmt.Errorf("%s on %s: %w", w.name, spec.Name, err)
+				if ctx.Err() != nil {
+					return errors.Join(append(failures, ctx.Err())...)
+				}
+				if err != nil { // the others are worth having; the table shows what is missing
+					err = fmt.Errorf("%s on %s, round %d: %w", w.name, spec.Name, round, err)
+					r.progress.failed(err)
+					r.file.Failures = append(r.file.Failures, err.Error())
+					failures = append(failures, err)
+					continue
 				}
 				r.progress.end(run)
 				r.file.Runs = append(r.file.Runs, *run)
 			}
 		}
 	}
-	return nil
+	return errors.Join(failures...)
 }
 
 // runOne starts a server in a clean directory, runs a workload on it and ends it.

@@ -101,7 +101,7 @@ func (m *Manager) open(reg prometheus.Registerer) (err error) {
 			err = errors.Join(err, m.store.Close(m.ctx))
 		}
 	}()
-	m.space = newSpaceGuard(m.cfg.LogDirFullPercent, m.roomLeft)
+	m.space = newSpaceGuard(m.cfg.LogDirFullPercent, m.roomLeft, m.roomReturned)
 	walOptions, err := m.walOptions(reg)
 	if err != nil {
 		return err
@@ -123,8 +123,22 @@ func (m *Manager) open(reg prometheus.Registerer) (err error) {
 	m.unsub = m.meta.Subscribe(m.apply)
 	m.removeOrphans()
 	m.serving.Store(true)
-	m.release()
+	m.flushRecovered()
 	return nil
+}
+
+// flushRecovered writes what was replayed to the segments, in the background, and with that lets the WAL have its
+// files back: a node that crashes again and again must not run out of them.
+func (m *Manager) flushRecovered() {
+	if !m.background.enter() {
+		return
+	}
+	go func() {
+		defer m.background.leave()
+		if err := m.store.FlushAll(m.ctx); err != nil && m.ctx.Err() == nil {
+			m.log.Warn("what was recovered is not in the segments yet; it stays in the write-ahead log", "err", err)
+		}
+	}()
 }
 
 func (m *Manager) walDir() string { return filepath.Join(m.cfg.DataDir, "wal") }
@@ -144,7 +158,7 @@ func (m *Manager) storeOptions(reg prometheus.Registerer) segment.StoreOptions {
 		FS: m.fs, Dir: m.topicsDir, Engine: m.ring(), Clock: m.clk, Logger: m.log, Metrics: segment.NewMetrics(reg),
 		TailBytesMax: m.cfg.LogTailMaxBytes, FlushBytes: m.cfg.LogWritebackBytes, FlushAge: config.Millis(m.cfg.LogWritebackMs),
 		IOTimeout: m.stallTimeout(),
-		OnFlushed: func(uint64, bool) { m.release() },
+		OnFlushed: m.release,
 		OnError:   m.storageError,
 	}
 }
@@ -169,13 +183,11 @@ func (m *Manager) walOptions(reg prometheus.Registerer) (wal.Options, error) {
 	}, nil
 }
 
-// release lets the WAL recycle what all logs have in their segments. The store's bound counts only what was committed to the logs
-// when it was asked, in LSN order, so an entry that is durable but not yet with its log lies above it.
-func (m *Manager) release() {
+// release lets the WAL recycle what all logs have in their segments, durably: entries below oldest.
+func (m *Manager) release(oldest uint64, _ bool) {
 	if !m.serving.Load() {
-		return // flushed during recovery; open releases at its end
+		return // flushed during recovery; the next flush releases
 	}
-	oldest, _ := m.store.OldestLSN()
 	m.wal.Release(wal.LSN(oldest))
 	m.space.changed()
 }
@@ -184,9 +196,7 @@ func (m *Manager) release() {
 func (m *Manager) storageError(dir string, err error) {
 	if errors.Is(err, syscall.ENOSPC) {
 		m.log.Warn("file system is full; produce is refused until there is room", "dir", dir, "err", err)
-		if m.serving.Load() {
-			m.space.changed()
-		}
+		m.space.ranOut()
 		return
 	}
 	m.log.Error("storage failed", "dir", dir, "err", err)
@@ -211,6 +221,16 @@ func (m *Manager) roomLeft() (vfs.Space, error) {
 	s, err := m.fs.Space(m.topicsDir)
 	s.Available -= min(unflushed, s.Available)
 	return s, err
+}
+
+// roomReturned lets go on what stopped for lack of room.
+func (m *Manager) roomReturned() {
+	if !m.serving.Load() {
+		return
+	}
+	m.log.Info("the file system has room again")
+	m.store.Kick()
+	m.wal.Kick()
 }
 
 // Failed yields the failure of the data directory, at most once.

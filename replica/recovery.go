@@ -3,7 +3,6 @@ package replica
 import (
 	"encoding/base64"
 	"fmt"
-	"path/filepath"
 	"strings"
 
 	"weir/internal/config"
@@ -187,35 +186,19 @@ func (m *Manager) changeTopic(t *raftmeta.Topic) {
 // removeOrphans deletes, in the background, the directories of topics that the metadata no longer has: deletions
 // that a crash cut short.
 func (m *Manager) removeOrphans() {
-	entries, err := m.fs.List(m.topicsDir)
-	if err != nil {
-		m.log.Warn("cannot look for directories of deleted topics", "dir", m.topicsDir, "err", err)
-		return
-	}
 	known := map[string]bool{}
 	for _, p := range m.all() {
 		known[dirName(p.topic, p.index, p.id)] = true
 	}
-	var orphans []string
-	for _, e := range entries {
-		if e.IsDir() && !known[e.Name()] && isPartitionDir(e.Name()) {
-			orphans = append(orphans, filepath.Join(m.topicsDir, e.Name()))
+	for _, dir := range m.store.Dirs() {
+		if known[dir] || !isPartitionDir(dir) {
+			continue
+		}
+		m.log.Info("deleting the directory of a deleted topic", "dir", dir)
+		if err := m.store.RemoveDir(dir); err != nil {
+			m.log.Warn("cannot delete the directory of a deleted topic", "dir", dir, "err", err)
 		}
 	}
-	if len(orphans) == 0 || !m.background.enter() {
-		return
-	}
-	go func() {
-		defer m.background.leave()
-		for _, dir := range orphans {
-			if err := m.fs.RemoveAll(dir); err != nil {
-				m.log.Warn("cannot delete the directory of a deleted topic", "dir", dir, "err", err)
-				return
-			}
-			m.log.Info("deleted the directory of a deleted topic", "dir", dir)
-		}
-		m.space.changed()
-	}()
 }
 
 // isPartitionDir reports whether name looks like one that dirName made; anything else in the directory is left alone.

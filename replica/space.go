@@ -14,6 +14,7 @@ import (
 type spaceGuard struct {
 	look    func() (vfs.Space, error) // asks the file system; may block as long as its deadline
 	percent int                       // refuse above this use
+	roomy   func()                    // called when room has returned after it had run out; may be nil
 
 	mu struct {
 		sync.Mutex
@@ -22,11 +23,12 @@ type spaceGuard struct {
 		total    uint64
 		room     int64 // bytes to admit until the reserve is reached, at the last look
 		admitted int64 // since that look began
+		short    bool  // room ran out, and roomy has not been called since
 	}
 }
 
-func newSpaceGuard(percent int, look func() (vfs.Space, error)) *spaceGuard {
-	g := &spaceGuard{look: look, percent: percent}
+func newSpaceGuard(percent int, look func() (vfs.Space, error), roomy func()) *spaceGuard {
+	g := &spaceGuard{look: look, percent: percent, roomy: roomy}
 	g.refresh()
 	return g
 }
@@ -36,6 +38,7 @@ func (g *spaceGuard) admit(n int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if left := g.mu.room - g.mu.admitted; int64(n) > left {
+		g.mu.short = true
 		g.refreshSoonLocked()
 		if g.mu.err != nil {
 			return fmt.Errorf("%w: cannot read the room left: %w", ErrStorage, g.mu.err)
@@ -47,6 +50,14 @@ func (g *spaceGuard) admit(n int) error {
 		g.refreshSoonLocked()
 	}
 	return nil
+}
+
+// ranOut notes that a write met a full file system.
+func (g *spaceGuard) ranOut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.mu.short = true
+	g.refreshSoonLocked()
 }
 
 // changed asks for a new look after something freed or took room by itself.
@@ -76,15 +87,25 @@ func (g *spaceGuard) refresh() {
 	before := g.mu.admitted
 	g.mu.Unlock()
 	s, err := g.look()
+	if g.took(s, err, before) && g.roomy != nil {
+		g.roomy()
+	}
+}
+
+// took stores what a look found; before was admitted when it began. It reports whether room has returned.
+func (g *spaceGuard) took(s vfs.Space, err error, before int64) (returned bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.mu.looking = false
 	if g.mu.err = err; err != nil {
 		g.mu.room, g.mu.admitted = 0, 0
-		return
+		return false
 	}
 	reserve := s.Total / 100 * uint64(100-g.percent)
 	g.mu.total = s.Total
 	g.mu.room = int64(s.Available) - int64(reserve)
 	g.mu.admitted -= before
+	returned = g.mu.short && g.mu.room > g.mu.admitted
+	g.mu.short = g.mu.short && !returned
+	return returned
 }

@@ -11,7 +11,8 @@ import (
 func TestSpaceGuard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		space, fail := vfs.Space{Total: 1000, Available: 300}, error(nil)
-		g := newSpaceGuard(90, func() (vfs.Space, error) { return space, fail }) // reserve 100, room 200
+		returned := 0
+		g := newSpaceGuard(90, func() (vfs.Space, error) { return space, fail }, func() { returned++ }) // reserve 100, room 200
 		if err := g.admit(100); err != nil {
 			t.Fatalf("100 of 200: %v", err)
 		}
@@ -39,6 +40,11 @@ func TestSpaceGuard(t *testing.T) {
 		synctest.Wait()
 		if err := g.admit(1); err != nil {
 			t.Fatalf("room returned: %v", err)
+		}
+
+		synctest.Wait()
+		if returned != 2 {
+			t.Errorf("told %d times that room returned, want 2: after each time it had run out", returned)
 		}
 
 		fail = errors.New("stat failed")

@@ -26,7 +26,9 @@ type Load interface {
 	Run(ctx context.Context, t Target, m *Meter) error
 }
 
-// CreateTopic makes the target's topic.
+const leaderWait = 30 * time.Second
+
+// CreateTopic makes the target's topic and waits until its partitions can serve.
 func CreateTopic(ctx context.Context, t Target) error {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(t.Addr))
 	if err != nil {
@@ -35,14 +37,27 @@ func CreateTopic(ctx context.Context, t Target) error {
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	resp, err := kadm.NewClient(cl).CreateTopics(ctx, t.Partitions, 1, nil, t.Topic)
+	admin := kadm.NewClient(cl)
+	resp, err := admin.CreateTopics(ctx, t.Partitions, 1, nil, t.Topic)
 	if err == nil {
 		err = resp.Error()
 	}
 	if err != nil {
 		return fmt.Errorf("create topic %s: %w", t.Topic, err)
 	}
-	return nil
+	// Apache Kafka answers before the leaders know that they lead.
+	for deadline := time.Now().Add(leaderWait); ; time.Sleep(20 * time.Millisecond) {
+		listed, err := admin.ListEndOffsets(ctx, t.Topic)
+		if err == nil {
+			err = listed.Error()
+		}
+		if err == nil && len(listed[t.Topic]) == int(t.Partitions) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("topic %s cannot serve %v after it was made: %d of %d partitions: %w", t.Topic, leaderWait, len(listed[t.Topic]), t.Partitions, err)
+		}
+	}
 }
 
 // values are records' values that do not compress, shared by all who send.

@@ -24,6 +24,7 @@ type File struct {
 	Missing  map[string]string `json:",omitempty"` // server to why it was not measured
 	Limits   []Limit           `json:",omitempty"`
 	Runs     []Run
+	Failures []string `json:",omitempty"` // runs that brought no figures, and why
 }
 
 // Machine is where it ran.

@@ -168,12 +168,20 @@ func (f *File) Setup(w io.Writer) error {
 		rows = append(rows, []string{"server " + s.Name, strings.TrimSpace(s.Version + " " + s.Note)})
 	}
 	for _, name := range sortedKeys(f.Missing) {
-		rows = append(rows, []string{"server " + name, "not measured: " + f.Missing[name]})
+		rows = append(rows, []string{"server " + name, "not measured: " + firstLine(f.Missing[name])})
+	}
+	for _, failure := range f.Failures {
+		rows = append(rows, []string{"failed", firstLine(failure)})
 	}
 	var out strings.Builder
 	writeTable(&out, rows)
 	_, err := io.WriteString(w, out.String())
 	return err
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
 }
 
 // LimitTable writes the machine's limits.
