@@ -51,8 +51,9 @@ type Manager struct {
 	failed     chan error // the first storage failure
 	failure    atomic.Pointer[error]
 
-	touched []*Partition // the WAL committer's: partitions of the group at hand
-	serving atomic.Bool  // recovery is over: wal and space are set
+	touched  []*Partition  // the WAL committer's: partitions of the group at hand
+	serving  atomic.Bool   // recovery is over: wal and space are set
+	replayed atomic.Uint64 // end of what recovery replayed
 
 	mu struct {
 		sync.RWMutex
@@ -183,10 +184,14 @@ func (m *Manager) walOptions(reg prometheus.Registerer) (wal.Options, error) {
 	}, nil
 }
 
-// release lets the WAL recycle what all logs have in their segments, durably: entries below oldest.
-func (m *Manager) release(oldest uint64, _ bool) {
+// release lets the WAL recycle what all logs have in their segments, durably: entries below oldest. If no log needs anything, that
+// includes all that was replayed at the start, also what no log took because it had it already or its topic is gone.
+func (m *Manager) release(oldest uint64, any bool) {
 	if !m.serving.Load() {
-		return // flushed during recovery; the next flush releases
+		return // flushed during recovery; flushRecovered releases
+	}
+	if !any {
+		oldest = max(oldest, m.replayed.Load())
 	}
 	m.wal.Release(wal.LSN(oldest))
 	m.space.changed()

@@ -42,6 +42,7 @@ func (m *Manager) recover() error {
 	if err != nil {
 		return fmt.Errorf("replay of the write-ahead log: %w", err)
 	}
+	m.replayed.Store(uint64(m.wal.End()))
 	if entries > 0 {
 		m.log.Info("write-ahead log replayed", "entries", entries, "of_existing_topics", batches)
 	}
