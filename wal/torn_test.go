@@ -121,10 +121,10 @@ func TestTornLastGroup(t *testing.T) {
 			if n < blockBytes || n%blockBytes != 0 {
 				t.Fatalf("last write spans bytes [%d, %d)", lg.from, lg.to)
 			}
-			for cut := 0; cut <= n; cut++ {
+			for cut := 0; cut <= n; cut += byteStride {
 				lg.check(t, fmt.Sprintf("first %d bytes of %d written", cut, n), lg.torn(func(i int) bool { return i < cut }))
 			}
-			for cut := 0; cut <= n; cut += 64 {
+			for cut := 0; cut <= n; cut += 64 * byteStride {
 				lg.check(t, fmt.Sprintf("bytes from %d of %d written", cut, n), lg.torn(func(i int) bool { return i >= cut }))
 			}
 			for sector := range n / 512 {
@@ -195,7 +195,7 @@ func checkRecycled(t *testing.T, lg *lastGroup, what string, fs *imageFS) {
 
 func TestTruncatedFile(t *testing.T) {
 	lg := writeLast(t, 0, 1, 5000)
-	for n := lg.from; n <= lg.to+10; n++ {
+	for n := lg.from; n <= lg.to+10; n += byteStride {
 		fs := lg.after.clone()
 		fs.files[lg.file].data = fs.files[lg.file].data[:n]
 		got, _, err := recoverImage(fs)
@@ -253,7 +253,7 @@ func TestDamageToProvenGroupIsCorruption(t *testing.T) {
 		if k < 2 || k == len(regions)-1 {
 			step = 1
 		}
-		for at := g.from; at < g.to; at += step {
+		for at := g.from; at < g.to; at += step * byteStride {
 			data := fs.files[g.file].data
 			data[at] ^= 0x10
 			_, _, err := recoverImage(fs)
