@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -391,4 +393,61 @@ func TestCrashAgainAndAgain(t *testing.T) {
 		n.close()
 		disk = next
 	}
+}
+
+// TestSnapshotWaitsForDurability: a producer snapshot of records that are not durable yet is not written. Were it written, a crash could undo
+// the records, others could take their offsets, and the next restart would believe the snapshot: a retry would be stored twice.
+func TestSnapshotWaitsForDurability(t *testing.T) {
+	disk := vfs.NewMem()
+	n := openNodeOn(t, disk, "/data", map[string]string{"io.engine": "portable"})
+	defer n.close()
+	n.propose(raftmeta.CreateTopic{Name: "t", Partitions: 1})
+	p := n.ByName("t", 0)
+	n.mustAppend(p, batchOf(t, 0, 7, 0, 0, 1))
+	release := make(chan struct{})
+	stalled := make(chan struct{}, 64)
+	disk.SetHook(func(op, name string, _ int64, _ int) error {
+		if op == "write" && strings.HasPrefix(name, "/data/wal/") {
+			stalled <- struct{}{}
+			<-release
+		}
+		return nil
+	})
+	acked, written := make(chan struct{}), make(chan struct{})
+	go func() {
+		n.mustAppend(p, batchOf(t, 0, 7, 0, 1, 1))
+		close(acked)
+	}()
+	<-stalled
+	go func() {
+		p.writeSnapshot()
+		close(written)
+	}()
+	for p.waitersForTest() == 0 { // until it waits
+		select {
+		case <-written:
+			t.Fatal("snapshot of a record that is not durable was written")
+		default:
+			runtime.Gosched()
+		}
+	}
+	if names, err := p.log.ListSide(snapshotSuffix); err != nil || len(names) != 0 {
+		t.Errorf("snapshots %v, err %v while the record is not durable", names, err)
+	}
+	close(release)
+	<-acked
+	<-written
+	if names, err := p.log.ListSide(snapshotSuffix); err != nil || len(names) != 1 || names[0] != snapshotName(2) {
+		t.Errorf("snapshots %v, err %v, want one at offset 2", names, err)
+	}
+}
+
+// waitersForTest counts the registered waiters.
+func (p *Partition) waitersForTest() (n int) {
+	p.waiters.mu.Lock()
+	defer p.waiters.mu.Unlock()
+	for w := p.waiters.mu.head; w != nil; w = w.next {
+		n++
+	}
+	return n
 }

@@ -99,7 +99,8 @@ func decodeProducers(data []byte) (producers, int64, error) {
 	return s, offset, nil
 }
 
-// writeSnapshot saves the producers' state as of the log's present end, and deletes older snapshots.
+// writeSnapshot saves the producers' state as of the log's present end, and deletes older snapshots. It waits until all that is in the
+// state is durable: a snapshot of records that a crash undoes would be taken, later, for one of those written in their place.
 func (p *Partition) writeSnapshot() {
 	p.mu.Lock()
 	p.expireProducersLocked()
@@ -108,6 +109,9 @@ func (p *Partition) writeSnapshot() {
 	p.mu.Unlock()
 	if offset == p.log.LogStart() {
 		return // an empty log needs none
+	}
+	if !p.waitDurable(offset) {
+		return
 	}
 	if err := p.log.WriteSide(snapshotName(offset), data); err != nil {
 		p.m.log.Warn("producer snapshot not written; the next start scans more", "partition", p.name, "err", err)
@@ -142,7 +146,12 @@ func (p *Partition) restoreProducers() error {
 		}
 		state, offset, err := decodeProducers(data)
 		if err == nil && offset > p.log.End() {
-			continue // taken of records that a crash undid; they were never acknowledged
+			// The end of the log is damaged. What will be written there is not what this is a snapshot of.
+			p.m.log.Warn("producer snapshot is of records that are lost; deleted", "partition", p.name, "file", name, "log_end", p.log.End())
+			if err := p.log.RemoveSide(name); err != nil {
+				return err
+			}
+			continue
 		}
 		if err != nil {
 			p.m.log.Warn("producer snapshot ignored", "partition", p.name, "file", name, "err", err)
@@ -159,4 +168,28 @@ func (p *Partition) restoreProducers() error {
 		p.mu.producers.add(header, header.MaxTimestamp())
 		return nil
 	})
+}
+
+// waitDurable waits until the high watermark is at least offset; false if the partition ends before.
+func (p *Partition) waitDurable(offset int64) bool {
+	risen := make(chan struct{}, 1)
+	w := Waiter{Wake: func() {
+		select {
+		case risen <- struct{}{}:
+		default:
+		}
+	}}
+	p.Wait(&w)
+	defer w.Stop()
+	for p.HighWatermark() < offset {
+		select {
+		case <-risen:
+		case <-p.m.background.closing:
+			return false
+		}
+		if p.Closed() {
+			return p.HighWatermark() >= offset
+		}
+	}
+	return true
 }
