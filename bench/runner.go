@@ -194,6 +194,7 @@ func (r *runner) measure(ctx context.Context, srv *server.Instance, t load.Targe
 	}
 	run := summarize(m.Outcome(), before, after)
 	run.Server, run.Workload, run.Round, run.ClientCPUSeconds = srv.Spec.Name, w.name, round, client.Seconds()
+	run.Consumed = w.consumes
 	if run.Messages == 0 {
 		return nil, fmt.Errorf("nothing was completed in %v; the server's output:\n%s", window, srv.Output())
 	}

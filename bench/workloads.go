@@ -55,6 +55,11 @@ var workloads = append([]workload{
 		about: "End to end at 10 % of the server's own " + baseWorkload + " rate: from when a record was due until a franz-go consumer has it.",
 	},
 	{
+		name: "e2e-10k", partitions: 8, consumes: true,
+		load:  load.EndToEnd{Produce: load.Batched{RecordBytes: 1024, Clients: 1, BufferedBytes: 64 << 20, Rate: 10_000}, Consumers: 1},
+		about: "End to end at 10,000 messages a second, the same for every server.",
+	},
+	{
 		name: "tail", partitions: 8, consumes: true, share: true,
 		load:  load.EndToEnd{Produce: load.Batched{RecordBytes: 1024, Clients: 1, BufferedBytes: 64 << 20, RateShare: 0.3}, Consumers: 2},
 		about: "Tail consume: two franz-go consumers read everything that is produced at 30 % of the server's own " + baseWorkload + " rate.",

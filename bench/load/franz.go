@@ -15,8 +15,9 @@ import (
 type Batched struct {
 	RecordBytes   int
 	Clients       int
-	BufferedBytes int     // per client; more makes larger batches and longer waits
-	RateShare     float64 // > 0: this share of Target.MaxRate over all clients, at fixed times, instead of the maximum
+	BufferedBytes int // per client; more makes larger batches and longer waits
+	// Either > 0: a fixed rate over all clients instead of the maximum, in messages per second or as a share of Target.MaxRate.
+	Rate, RateShare float64
 }
 
 func producerOpts(t Target, more ...kgo.Opt) []kgo.Opt {
@@ -39,8 +40,8 @@ func (b Batched) Run(ctx context.Context, t Target, m *Meter) error {
 		defer cl.Close()
 		shard := m.Shard()
 		g.run(func(ctx context.Context) error {
-			if b.RateShare > 0 {
-				return b.paced(ctx, cl, shard, vals, b.RateShare*t.MaxRate/float64(b.Clients), g.cancel)
+			if b.Rate > 0 || b.RateShare > 0 {
+				return b.paced(ctx, cl, shard, vals, (b.Rate+b.RateShare*t.MaxRate)/float64(b.Clients), g.cancel)
 			}
 			return b.saturate(ctx, cl, shard, vals, n, g.cancel)
 		})

@@ -24,12 +24,11 @@ const frameMax = 128 << 20
 func main() {
 	addr := flag.String("addr", "127.0.0.1:0", "listen on this `address`")
 	flag.Parse()
-	if err := run(*addr); err != nil {
-		fmt.Fprintln(os.Stderr, "nullbroker:", err)
-		os.Exit(1)
-	}
+	fmt.Fprintln(os.Stderr, "nullbroker:", run(*addr))
+	os.Exit(1)
 }
 
+// run serves until it fails.
 func run(addr string) error {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {

@@ -62,6 +62,7 @@ type Run struct {
 	Server, Workload string
 	Round            int
 	Seconds          float64
+	Consumed         bool // the messages are those consumers received; otherwise those acknowledged
 	Messages, Bytes  int64
 
 	MessagesPerSecond float64

@@ -58,7 +58,7 @@ var columns = []column{
 }
 
 func writtenPerProduced(r *Run) float64 {
-	if r.Bytes == 0 {
+	if r.Bytes == 0 || r.Consumed {
 		return 0
 	}
 	return float64(r.ServerWriteBytes) / float64(r.Bytes)

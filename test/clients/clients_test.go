@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	partitions  = 3
+	partitions  = 4 // a divisor of 1,000,000
 	clientLimit = 10 * time.Minute // bounds a hang of one produce or consume
 )
 

@@ -20,7 +20,11 @@ const (
 // TestKill kills the broker with SIGKILL in the middle of a produce run, starts it again and reads everything that came
 // since, WEIR_KILL_CYCLES times (10 by default, 100 in CI). Some cycles kill it again while it recovers.
 func TestKill(t *testing.T) {
-	cycles := envInt(t, "WEIR_KILL_CYCLES", 10)
+	cycles := 10
+	if os.Getenv("CI") == "true" {
+		cycles = 100
+	}
+	cycles = envInt(t, "WEIR_KILL_CYCLES", cycles)
 	seed := uint64(envInt(t, "WEIR_SEED", int(time.Now().UnixNano()&0x7fffffff)))
 	t.Logf("WEIR_SEED=%d WEIR_KILL_CYCLES=%d", seed, cycles)
 	rng := rand.New(rand.NewPCG(seed, 1))

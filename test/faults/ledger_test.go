@@ -87,7 +87,13 @@ func (l *ledger) verify(t *testing.T, addr string, admin *kadm.Client, scans map
 			scans[partition] = s
 		}
 		l.requireBelow(t, partition, end)
-		each(t, addr, l.topic, partition, s.next, end, func(r *kgo.Record) error { return l.check(s, r) })
+		each(t, addr, l.topic, partition, s.next, end, func(r *kgo.Record) error {
+			err := l.check(s, r)
+			if err != nil {
+				t.Logf("record batches around it:\n%s", dumpBatches(t, addr, l.topic, partition, r.Offset))
+			}
+			return err
+		})
 		s.next = max(s.next, end)
 	}
 }
