@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	partitions  = 4 // a divisor of 1,000,000
+	partitions  = 4                // a divisor of 1,000,000
 	clientLimit = 10 * time.Minute // bounds a hang of one produce or consume
 )
 
@@ -63,7 +63,7 @@ func TestEveryClientReadsWhatEveryClientWrote(t *testing.T) {
 	all := clients(t)
 	broker := weirproc.Start(t, weirproc.Options{Config: map[string]string{"group.initial.rebalance.delay.ms": "0"}})
 	admin := newAdmin(t, broker.Addr)
-	perPartition := recordCount(t) / partitions
+	perPartition := (recordCount(t) + partitions - 1) / partitions
 	for _, codec := range codecs {
 		for p, producer := range all {
 			t.Run(codec+"/"+producer.name(), func(t *testing.T) {
