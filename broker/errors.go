@@ -23,7 +23,7 @@ var storeErrors = []struct {
 	{replica.ErrTooLarge, kerr.MessageTooLarge},
 	{replica.ErrOffsetOutOfRange, kerr.OffsetOutOfRange},
 	{record.ErrCRC, kerr.CorruptMessage},
-	{record.ErrShort, kerr.CorruptMessage},
+	{record.ErrShort, kerr.InvalidRecord},
 	{record.ErrInvalid, kerr.InvalidRecord},
 	{record.ErrMagic, kerr.InvalidRecord},
 	{replica.ErrStorage, kerr.KafkaStorageError},
