@@ -106,6 +106,12 @@ func (g *group) run(fn func(ctx context.Context) error) {
 	})
 }
 
+// stop ends the goroutines and waits for them.
+func (g *group) stop() error {
+	g.cancel(nil)
+	return g.wait()
+}
+
 // wait returns the first error. That the caller's context ended is none.
 func (g *group) wait() error {
 	g.wg.Wait()

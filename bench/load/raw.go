@@ -3,6 +3,7 @@ package load
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -35,7 +36,7 @@ func (p Preencoded) Run(ctx context.Context, t Target, m *Meter) error {
 		frame := wire.ProduceFrame(t.Topic, partition, wire.Batch(p.BatchRecords, p.RecordBytes, newRand(uint64(n))))
 		conn, err := dial(ctx, t.Addr)
 		if err != nil {
-			return err
+			return errors.Join(ended(ctx, err), g.stop())
 		}
 		defer conn.Close()
 		shard := m.Shard()
@@ -147,7 +148,7 @@ func (f Fetch) Run(ctx context.Context, t Target, m *Meter) error {
 	for n := range f.Connections {
 		conn, err := dial(ctx, t.Addr)
 		if err != nil {
-			return err
+			return errors.Join(ended(ctx, err), g.stop())
 		}
 		defer conn.Close()
 		mine := map[int32]int64{}
