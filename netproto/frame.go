@@ -20,7 +20,7 @@ const (
 	// strangerBytes is what a frame's own buffer starts with on a connection that has not yet delivered more.
 	strangerBytes = 64 << 10
 	// provenBytesMax bounds what a connection is trusted with because it delivered as much before.
-	provenBytesMax = 4 << 20
+	provenBytesMax = 16 << 20
 )
 
 // frameReader splits a byte stream into frames. Small frames are views of a shared read buffer, each with a reference of

@@ -5,7 +5,7 @@
 // last Release returns the memory to the pool. Under the build tag "invariants" memory is poisoned on the last Release, and a
 // Release too many panics with the place of the first one.
 //
-// Sizes are powers of two from 1 KiB to 4 MiB; larger buffers are mapped and unmapped directly. Buffers of 4
+// Sizes are powers of two from 1 KiB to 16 MiB; larger buffers are mapped and unmapped directly. Buffers of 4
 // KiB and more are page-aligned, fit for O_DIRECT. The pool keeps at most PoolBytesMax bytes; the rest goes back to the
 // operating system at once.
 package iobuf
@@ -21,7 +21,7 @@ import (
 
 const (
 	minShift = 10 // 1 KiB
-	maxShift = 22 // 4 MiB
+	maxShift = 24 // 16 MiB
 	// SlabBytes is how much is asked of the operating system at a time for the small classes.
 	slabBytes = 256 << 10
 	// PoolBytesMax bounds the idle memory kept for reuse in classes that are not carved from slabs.
