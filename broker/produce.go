@@ -64,7 +64,7 @@ func (c *call) produce() {
 			for i := range p.appends {
 				p.result(&p.appends[i]).fail(err)
 			}
-			p.appends = p.appends[:0]
+			p.dropAppends()
 		}
 	}
 	p.pending.Store(int32(len(p.appends)) + 1)
@@ -251,15 +251,21 @@ func (p *produce) firstError() error {
 
 // recycle drops every view of the request and gives p back.
 func (p *produce) recycle() {
+	p.dropAppends()
+	clear(p.results[:cap(p.results)])
+	clear(p.resp.Topics)
+	p.req.Reset()
+	p.resp.Topics = p.resp.Topics[:0]
+	p.b, p.r = nil, nil
+	produces.Put(p)
+}
+
+// dropAppends empties the appends; their targets stay, to be used again.
+func (p *produce) dropAppends() {
 	for i := range p.appends {
 		to := p.appends[i].Ctx.(*target)
 		*to = target{}
 		p.appends[i] = replica.Append{Ctx: to}
 	}
-	clear(p.results[:cap(p.results)])
-	clear(p.resp.Topics)
-	p.req.Reset()
-	p.resp.Topics, p.appends = p.resp.Topics[:0], p.appends[:0]
-	p.b, p.r = nil, nil
-	produces.Put(p)
+	p.appends = p.appends[:0]
 }
