@@ -9,11 +9,24 @@ import (
 	"weir/replica"
 )
 
-// storeErrors maps what goes wrong below to what a client is told. The first match counts.
-var storeErrors = []struct {
+// mapping is a table row: what goes wrong below, and what a client is told.
+type mapping struct {
 	err   error
 	kafka *kerr.Error
-}{
+}
+
+// lookUp returns the code of the first row that err matches.
+func lookUp(table []mapping, err error) (code int16, ok bool) {
+	for i := range table {
+		if errors.Is(err, table[i].err) {
+			return table[i].kafka.Code, true
+		}
+	}
+	return 0, false
+}
+
+// storeErrors maps what goes wrong in the storage.
+var storeErrors = []mapping{
 	{replica.ErrDiskFull, kerr.KafkaStorageError},
 	{replica.ErrOverloaded, kerr.RequestTimedOut},
 	{replica.ErrNotHere, kerr.NotLeaderForPartition},
@@ -38,10 +51,8 @@ func codeOf(err error) int16 {
 	if errors.As(err, &ke) {
 		return ke.Code
 	}
-	for i := range storeErrors {
-		if errors.Is(err, storeErrors[i].err) {
-			return storeErrors[i].kafka.Code
-		}
+	if code, ok := lookUp(storeErrors, err); ok {
+		return code
 	}
 	return kerr.UnknownServerError.Code
 }

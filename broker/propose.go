@@ -27,11 +27,8 @@ func refuse(kafka *kerr.Error, format string, args ...any) error {
 	return &refusal{kafka, fmt.Sprintf(format, args...)}
 }
 
-// metaErrors maps what goes wrong with a change of the metadata to what a client is told.
-var metaErrors = []struct {
-	err   error
-	kafka *kerr.Error
-}{
+// metaErrors maps what goes wrong with a change of the metadata.
+var metaErrors = []mapping{
 	{raftmeta.ErrTopicExists, kerr.TopicAlreadyExists},
 	{raftmeta.ErrUnknownTopic, kerr.UnknownTopicOrPartition},
 	{raftmeta.ErrInvalidTopic, kerr.InvalidTopicException},
@@ -59,10 +56,8 @@ func metaCode(err error) int16 {
 	if err == nil || errors.As(err, &known) {
 		return codeOf(err)
 	}
-	for i := range metaErrors {
-		if errors.Is(err, metaErrors[i].err) {
-			return metaErrors[i].kafka.Code
-		}
+	if code, ok := lookUp(metaErrors, err); ok {
+		return code
 	}
 	return codeOf(err)
 }

@@ -163,15 +163,16 @@ func (r *Running) serve(ln net.Listener) {
 // watch ends the service when the storage fails: connections are reset, so that clients look for another node at once instead of
 // waiting on sockets that a dying process keeps open.
 func (r *Running) watch() {
+	var err error
 	select {
-	case err := <-r.b.parts.Failed():
-		r.server.ResetAll()
-		r.end(err)
-	case err := <-r.b.metaFailure:
-		r.server.ResetAll()
-		r.end(fmt.Errorf("%w: metadata: %w", replica.ErrStorage, err))
+	case err = <-r.b.parts.Failed():
+	case err = <-r.b.metaFailure:
+		err = fmt.Errorf("%w: metadata: %w", replica.ErrStorage, err)
 	case <-r.stopped:
+		return
 	}
+	r.server.ResetAll()
+	r.end(err)
 }
 
 func (r *Running) end(err error) {
