@@ -45,8 +45,14 @@ func CreateTopic(ctx context.Context, t Target) error {
 	if err != nil {
 		return fmt.Errorf("create topic %s: %w", t.Topic, err)
 	}
-	// Apache Kafka answers before the leaders know that they lead.
-	for deadline := time.Now().Add(leaderWait); ; time.Sleep(20 * time.Millisecond) {
+	return awaitLeaders(ctx, admin, t)
+}
+
+// awaitLeaders waits until all partitions serve: Apache Kafka answers a creation before the leaders know that they lead.
+func awaitLeaders(ctx context.Context, admin *kadm.Client, t Target) error {
+	ctx, cancel := context.WithTimeout(ctx, leaderWait)
+	defer cancel()
+	for {
 		listed, err := admin.ListEndOffsets(ctx, t.Topic)
 		if err == nil {
 			err = listed.Error()
@@ -54,8 +60,10 @@ func CreateTopic(ctx context.Context, t Target) error {
 		if err == nil && len(listed[t.Topic]) == int(t.Partitions) {
 			return nil
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("topic %s cannot serve %v after it was made: %d of %d partitions: %w", t.Topic, leaderWait, len(listed[t.Topic]), t.Partitions, err)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("topic %s cannot serve after it was made: %d of %d partitions: %w", t.Topic, len(listed[t.Topic]), t.Partitions, errors.Join(err, ctx.Err()))
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
