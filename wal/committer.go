@@ -124,7 +124,7 @@ func (c *committer) finish() bool {
 	}
 	c.dirty = false
 	g := c.newGroup()
-	c.fill(g, 0, groupFrameBytes)
+	c.fill(g, groupFrameBytes)
 	c.push(g)
 	return false
 }
@@ -169,12 +169,20 @@ func (c *committer) submit() {
 // placeFor makes sure that a group with an entry of frame size n fits the current file, or begins a new one. False: not now.
 func (c *committer) placeFor(n int) bool {
 	if c.file != nil && c.pos+int64(padded(groupFrameBytes+n)) <= c.w.files.bytes {
-		return true
+		return c.pos > blockBytes || c.flights == 0
 	}
 	// The new file's header will state that everything before it is durable.
 	if c.flights > 0 {
 		return false
 	}
+	c.begin()
+	return false
+}
+
+// begin makes a free slot the newest file and writes its header, alone: until that is durable, the header on disk is the slot's last
+// one, and the file that was released before may still be named as needed by its successor. A group written over it
+// now would look like damage to that file after a crash.
+func (c *committer) begin() {
 	h := fileHeader{generation: c.w.generation, fileBytes: c.w.files.bytes, prevEnd: c.end}
 	h.seq = uint64(c.end-1)/uint64(h.fileBytes) + 1
 	if h.seq == 1 {
@@ -183,14 +191,16 @@ func (c *committer) placeFor(n int) bool {
 	s := c.w.files.take(h)
 	if s == nil {
 		c.block()
-		return false
+		return
 	}
 	c.blocked = false
 	c.file, c.pos = s, 0
-	c.end = s.header.start() + blockBytes
+	g := c.newGroup()
+	c.stage(g, blockBytes)
+	s.header.put(g.op.Buf)
 	c.w.files.kick()
 	c.press()
-	return true
+	c.push(g)
 }
 
 // block notes, once, that the log has to wait for a free file.
@@ -217,12 +227,8 @@ func (c *committer) press() {
 // assemble makes one group of the entries at hand, as many as GroupBytesMax and the file allow, at least one.
 func (c *committer) assemble() *group {
 	limit := c.w.files.bytes - c.pos
-	header := 0
-	if c.pos == 0 {
-		header = blockBytes
-	}
 	limit = min(limit, int64(max(c.w.o.GroupBytesMax, 2*blockBytes)))
-	size := header + groupFrameBytes
+	size := groupFrameBytes
 	g := c.newGroup()
 	for e := c.head; e != nil; e = e.next {
 		n := e.frameSize()
@@ -232,21 +238,27 @@ func (c *committer) assemble() *group {
 		g.entries = append(g.entries, e)
 		size += n
 	}
-	c.fill(g, header, size)
+	c.fill(g, size)
 	return g
 }
 
-// fill encodes the group of size bytes, behind the file's header if that has header bytes, and takes its entries off the list.
-func (c *committer) fill(g *group, header, size int) {
-	total := padded(size)
+// stage gives the group a buffer of total bytes and the next place in the file.
+func (c *committer) stage(g *group, total int) {
 	g.listed = true
 	g.buf = iobuf.Get(total)
-	b := g.buf.Bytes()
-	if header > 0 {
-		c.file.header.put(b)
-	}
+	g.op.File, g.op.Buf, g.op.Off = c.file.file, g.buf.Bytes(), c.pos
+	c.pos += int64(total)
+	g.end = c.file.header.start() + LSN(c.pos)
+	c.end = g.end
+	c.w.end.Store(uint64(g.end))
+}
+
+// fill encodes the group of size bytes and takes its entries off the list.
+func (c *committer) fill(g *group, size int) {
 	start := c.file.header.start() + LSN(c.pos)
-	at := header + groupFrameBytes
+	c.stage(g, padded(size))
+	b := g.op.Buf
+	at := groupFrameBytes
 	for _, e := range g.entries {
 		e.LSN = start + LSN(at)
 		n := copy(b[at+frameBytes:], e.Head)
@@ -256,9 +268,8 @@ func (c *committer) fill(g *group, header, size int) {
 		g.payload += int64(n)
 		g.bytes += int64(frameBytes + n)
 	}
-	clear(b[size:total])
-	putGroupFrame(b[header:], groupHead{lsn: start + LSN(header), generation: c.w.generation, durable: c.durable,
-		bytes: size - header, entries: len(g.entries)})
+	clear(b[size:])
+	putGroupFrame(b, groupHead{lsn: start, generation: c.w.generation, durable: c.durable, bytes: size, entries: len(g.entries)})
 	if n := len(g.entries); n > 0 {
 		c.head = g.entries[n-1].next
 		c.bytes -= g.bytes
@@ -266,9 +277,4 @@ func (c *committer) fill(g *group, header, size int) {
 			c.tail = nil
 		}
 	}
-	g.op.File, g.op.Buf, g.op.Off = c.file.file, b, c.pos
-	c.pos += int64(total)
-	g.end = start + LSN(total)
-	c.end = g.end
-	c.w.end.Store(uint64(g.end))
 }

@@ -135,13 +135,18 @@ func (c *committer) unlist() {
 
 func (c *committer) account(g *group) {
 	m := c.w.o.Metrics
-	m.groups.Inc()
+	header := g.op.Off == 0
+	if !header {
+		m.groups.Inc()
+	}
 	m.entries.Add(float64(len(g.entries)))
 	m.bytes.Add(float64(g.payload))
 	m.deviceBytes.Add(float64(len(g.op.Buf)))
 	s := &c.w.stats.mu
 	s.Lock()
-	s.Groups++
+	if !header {
+		s.Groups++
+	}
 	s.Entries += uint64(len(g.entries))
 	s.Bytes += uint64(g.payload)
 	s.DeviceBytes += uint64(len(g.op.Buf))

@@ -57,9 +57,13 @@ func (m *imageFS) crash(rng *rand.Rand) *imageFS {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c := newImage()
-	for _, name := range slices.Sorted(maps.Keys(m.files)) {
+	names := slices.Sorted(maps.Keys(m.files))
+	for _, name := range names { // all at one moment: a write that begins after another ended must not survive it
+		m.files[name].mu.RLock()
+		defer m.files[name].mu.RUnlock()
+	}
+	for _, name := range names {
 		f := m.files[name]
-		f.mu.RLock()
 		g := &imageFile{fs: c, name: name, data: bytes.Clone(f.data)}
 		keep := rng.Float64()
 		for w := range f.pending {
@@ -69,7 +73,6 @@ func (m *imageFS) crash(rng *rand.Rand) *imageFS {
 				}
 			}
 		}
-		f.mu.RUnlock()
 		c.files[name] = g
 	}
 	return c

@@ -87,9 +87,8 @@ func (l *layout) missing(want uint64, h fileHeader, other []*slot) error {
 	return e
 }
 
-// probe looks through the slots without a good header for groups that would follow the last live file. Such a slot is either the torn
-// first write of that file, or its header was damaged later; a group in it that says that others in it had been durable
-// proves the latter.
+// probe looks through the slots without a good header for groups that would follow the last live file. A group is written when the
+// header is durable, and says so: then the header was damaged later.
 func (l *layout) probe(other []*slot, r reader) error {
 	next := LSN(0)
 	if len(l.live) > 0 {
@@ -112,7 +111,7 @@ func (l *layout) probe(other []*slot, r reader) error {
 		}
 		l.generation = max(l.generation, g.generation)
 		l.proof = max(l.proof, g.durable)
-		if start := s.startFor(next, g); g.durable > start+blockBytes {
+		if start := s.startFor(next, g); g.durable >= start+blockBytes {
 			return &CorruptError{File: s.file.Name(), LSN: start, Why: fmt.Sprintf("header is damaged (%s), but the group at LSN %d proves that the log was durable up to LSN %d", s.why, g.lsn, g.durable)}
 		}
 	}

@@ -73,10 +73,16 @@ func writeLast(t *testing.T, files, n, size int) lastGroup {
 	}
 	lg.from = int(at % LSN(o.FileBytes))
 	lg.to = int((r.w.End() - blockBytes) % LSN(o.FileBytes)) // less the group that Close wrote
-	if lg.to <= lg.from {
-		lg.from = 0 // the first write of a file, header and all
+	if lg.from == 0 || lg.to <= lg.from {
+		lg.headed() // the first group of a file
 	}
 	return lg
+}
+
+// headed makes before the moment when the header of the last group's file was durable, and nothing behind it written.
+func (lg *lastGroup) headed() {
+	lg.from = blockBytes
+	copy(lg.before.files[lg.file].data, lg.after.files[lg.file].data[:blockBytes])
 }
 
 // torn is the image with only the bytes for which written says so.
@@ -113,7 +119,7 @@ func TestTornLastGroup(t *testing.T) {
 		{"second group of a new file", 0, 1, 5000},
 		{"many small groups", 0, 5, 10},
 		{"group in a recycled slot", 6, 1, 5000},
-		{"first write of the first file", 0, 0, 300},
+		{"first group of the first file", 0, 0, 300},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			lg := writeLast(t, tc.files, tc.commits, tc.size)
@@ -135,11 +141,37 @@ func TestTornLastGroup(t *testing.T) {
 	}
 }
 
-// TestTornFirstWriteOfRecycledSlot tears by sectors: that the disk writes the header's sector wholly or not at all is assumed.
-func TestTornFirstWriteOfRecycledSlot(t *testing.T) {
+// TestTornRecycledSlot tears the two first writes into a recycled slot by sectors: that the disk writes the header's sector wholly or
+// not at all is assumed. With two files the slot is one that the newest file still names as needed, so that nothing but the new header
+// may be written into it.
+func TestTornRecycledSlot(t *testing.T) {
+	for _, files := range []int{2, 3} {
+		t.Run(fmt.Sprintf("of %d", files), func(t *testing.T) {
+			lg := recycle(t, files)
+			tear := func(what string) {
+				n := (lg.to - lg.from) / 512
+				for cut := range n + 1 {
+					checkRecycled(t, &lg, fmt.Sprintf("%s: first %d sectors", what, cut), lg.torn(func(i int) bool { return i/512 < cut }))
+					checkRecycled(t, &lg, fmt.Sprintf("%s: sectors from %d", what, cut), lg.torn(func(i int) bool { return i/512 >= cut }))
+					checkRecycled(t, &lg, fmt.Sprintf("%s: all but sector %d", what, cut), lg.torn(func(i int) bool { return i/512 != cut }))
+				}
+			}
+			end := lg.to
+			lg.to = blockBytes
+			tear("header")
+			lg.to = end
+			lg.headed()
+			tear("group")
+		})
+	}
+}
+
+// recycle writes a log until it has just begun a slot again, releasing all there is, and watches the order of the first two writes.
+func recycle(t *testing.T, files int) lastGroup {
+	t.Helper()
 	fs := newImage()
 	o := tinyOptions()
-	o.FS, o.FilesMax = fs, 3
+	o.FS, o.FilesMax = fs, files
 	r := newRig(t, o)
 	r.start()
 	i := 0
@@ -166,13 +198,53 @@ func TestTornFirstWriteOfRecycledSlot(t *testing.T) {
 		t.Fatal(err)
 	}
 	lg.acked = acked
-	n := lg.to / 512
-	for cut := range n + 1 {
-		first := lg.torn(func(i int) bool { return i/512 < cut })
-		checkRecycled(t, &lg, fmt.Sprintf("first %d sectors", cut), first)
-		checkRecycled(t, &lg, fmt.Sprintf("sectors from %d", cut), lg.torn(func(i int) bool { return i/512 >= cut }))
-		checkRecycled(t, &lg, fmt.Sprintf("all but sector %d", cut), lg.torn(func(i int) bool { return i/512 != cut }))
+	return lg
+}
+
+// TestHeaderAlone: nothing is written into a file before its header is durable.
+func TestHeaderAlone(t *testing.T) {
+	fs := newImage()
+	o := tinyOptions()
+	o.FS, o.Depth, o.PipelineBytes = fs, 8, 1
+	gate, held := make(chan struct{}), make(chan struct{}, 1)
+	var mu sync.Mutex
+	heading := ""
+	fs.setHook(func(op, name string, off int64, n int) error {
+		if op != "write" || strings.HasSuffix(name, tmpSuffix) {
+			return nil
+		}
+		mu.Lock()
+		if heading == name {
+			t.Errorf("%d bytes at %d of %s while its header is being written", n, off, name)
+		}
+		if off != 0 || heading != "" {
+			mu.Unlock()
+			return nil
+		}
+		heading = name
+		mu.Unlock()
+		if n != blockBytes {
+			t.Errorf("header of %s written with %d bytes, want %d", name, n, blockBytes)
+		}
+		held <- struct{}{}
+		<-gate
+		mu.Lock()
+		heading = "none"
+		mu.Unlock()
+		return nil
+	})
+	r := newRig(t, o)
+	r.start()
+	for i := range 20 {
+		r.append(body(i, 1000))
 	}
+	<-held
+	if r.w.Durable() > r.w.recovered {
+		t.Errorf("durable up to %d before the header is", r.w.Durable())
+	}
+	close(gate)
+	r.settled(20)
+	r.close()
 }
 
 // checkRecycled allows that released entries are gone once the new header says that they were.
