@@ -23,23 +23,26 @@ type Broker struct {
 	MaxConnections                int   // max.connections
 	ConnectionInflightRequestsMax int   // connection.inflight.requests.max
 	ConnectionInflightBytesMax    int64 // connection.inflight.bytes.max
+	QueuedMaxRequestBytes         int64 // queued.max.request.bytes, -1: no bound
 	ConnectionWriteTimeoutMs      int64 // connection.write.timeout.ms
 	RequestTimeoutMs              int64 // request.timeout.ms
 	FetchMaxBytes                 int   // fetch.max.bytes
+	FetchMemoryMaxBytes           int64 // fetch.memory.max.bytes
 	FetchSessionSlots             int   // max.incremental.fetch.session.cache.slots
 
 	// Topics.
-	NumPartitions            int32 // num.partitions
-	DefaultReplicationFactor int   // default.replication.factor
-	AutoCreateTopics         bool  // auto.create.topics.enable
-	DeleteTopics             bool  // delete.topic.enable
-	MessageMaxBytes          int   // message.max.bytes
-	MinInsyncReplicas        int   // min.insync.replicas
-	CompressionType          string
-	CompressionGzipLevel     int
-	CompressionLz4Level      int
-	CompressionZstdLevel     int
-	UncleanLeaderElection    bool
+	NumPartitions             int32 // num.partitions
+	DefaultReplicationFactor  int   // default.replication.factor
+	AutoCreateTopics          bool  // auto.create.topics.enable
+	DeleteTopics              bool  // delete.topic.enable
+	MessageMaxBytes           int   // message.max.bytes
+	MessageValidateCompressed bool  // message.validate.compressed
+	MinInsyncReplicas         int   // min.insync.replicas
+	CompressionType           string
+	CompressionGzipLevel      int
+	CompressionLz4Level       int
+	CompressionZstdLevel      int
+	UncleanLeaderElection     bool
 
 	// Logs. Broker-wide defaults of the topic keys, and Weir's own.
 	LogSegmentBytes                int
@@ -58,15 +61,23 @@ type Broker struct {
 	LogMessageTimestampBeforeMaxMs int64
 	LogMessageTimestampAfterMaxMs  int64
 	LogPreallocate                 bool
+	LogCleanerEnable               bool
+	LogCleanerThreads              int
+	LogCleanerDedupeBufferSize     int64 // bytes
+	LogCleanerIOBufferSize         int   // bytes
+	LogCleanerIOBufferLoadFactor   float64
+	LogCleanerIOMaxBytesPerSecond  float64
+	LogCleanerBackoffMs            int64
 	LogCleanerDeleteRetentionMs    int64
 	LogCleanerMinCleanableRatio    float64
 	LogCleanerMinCompactionLagMs   int64
 	LogCleanerMaxCompactionLagMs   int64
-	LogTailMaxBytes                int64 // log.tail.max.bytes
-	LogWritebackBytes              int   // log.writeback.bytes
-	LogWritebackMs                 int64 // log.writeback.ms
-	LogDirStallMs                  int64 // log.dir.stall.ms
-	LogDirFullPercent              int   // log.dir.full.percent
+	LogTailMaxBytes                int64  // log.tail.max.bytes
+	LogWritebackBytes              int    // log.writeback.bytes
+	LogWritebackMs                 int64  // log.writeback.ms
+	LogDirStallMs                  int64  // log.dir.stall.ms
+	LogDirStallAction              string // log.dir.stall.action: exit or wait
+	LogDirFullPercent              int    // log.dir.full.percent
 	IOEngine                       string
 
 	// The write-ahead log.
@@ -93,6 +104,8 @@ type Broker struct {
 	ProducerIDExpirationMs          int64
 
 	// The process.
+	MetricsTopicsMax  int    // metrics.topics.max
+	MetricsPartitions bool   // metrics.partitions.enable
 	LogLevel          string // log.level
 	LogFormat         string // log.format: text or json
 	MemoryLimitBytes  int64  // memory.limit.bytes, 0: from the budgets
@@ -107,6 +120,14 @@ type Broker struct {
 type given struct {
 	value  string
 	origin string // "flag --data-dir", "WEIR_DATA_DIR", "weir.yaml"; may be empty
+}
+
+// IOBackend is io.engine as the I/O layer has it: empty for auto.
+func (b *Broker) IOBackend() string {
+	if b.IOEngine == "auto" {
+		return ""
+	}
+	return b.IOEngine
 }
 
 // Advertised returns the host and port that clients are told to connect to, given the address that

@@ -36,7 +36,6 @@ func (k brokerKey) sameAs(name string) brokerKey {
 const (
 	oneNode  = "this version runs a single node"
 	always   = "Weir flushes every message to the disk before it acknowledges it, and cannot do less yet"
-	noClean  = "log compaction is not built yet"
 	noChange = "Weir stores batches as producers sent them and does not recompress"
 	forever  = "9223372036854775807"
 )
@@ -46,7 +45,7 @@ func i64(n int64) string { return strconv.FormatInt(n, 10) }
 // brokerTable is grouped by subject; BrokerDefs sorts it by name.
 var brokerTable = func() []brokerKey {
 	var t []brokerKey
-	for _, group := range [][]brokerKey{addressKeys, connectionKeys, topicDefaultKeys, logKeys, storageKeys, groupKeys, processKeys} {
+	for _, group := range [][]brokerKey{addressKeys, connectionKeys, topicDefaultKeys, logKeys, cleanerKeys, storageKeys, groupKeys, processKeys} {
 		t = append(t, group...)
 	}
 	return t
@@ -86,12 +85,16 @@ var connectionKeys = []brokerKey{
 		func(b *Broker) any { return &b.ConnectionInflightRequestsMax }, atLeast(1)),
 	own("connection.inflight.bytes.max", Long, i64(32<<20), "A connection whose requests in progress have this many bytes is not read until some are answered. One request of any size always fits.",
 		func(b *Broker) any { return &b.ConnectionInflightBytesMax }, atLeast(1)),
-	own("connection.write.timeout.ms", Long, "30000", "A connection that takes no byte of a response for this long is closed.",
+	key("queued.max.request.bytes", Long, i64(256<<20), "The memory for the requests that are being read or served, over all connections; without room connections are not read. One request of any size fits. -1, which is Kafka's default: no limit but connection.inflight.bytes.max.",
+		func(b *Broker) any { return &b.QueuedMaxRequestBytes }, atLeast(-1), notZero()),
+	own("connection.write.timeout.ms", Long, "30000", "A connection that does not take a response, or the next MiB of a larger one, within this time is closed.",
 		func(b *Broker) any { return &b.ConnectionWriteTimeoutMs }, atLeast(1)),
 	key("request.timeout.ms", Int, "30000", "The longest that a request to the cluster's metadata may take.",
 		func(b *Broker) any { return &b.RequestTimeoutMs }, atLeast(1)),
 	key("fetch.max.bytes", Int, i64(55<<20), "The most bytes that one fetch response carries; the first batch is sent even if it is larger.",
 		func(b *Broker) any { return &b.FetchMaxBytes }, atLeast(1024)),
+	own("fetch.memory.max.bytes", Long, i64(128<<20), "The memory for records on their way to consumers, over all connections. A connection gets a part of what is free, at least one batch; without that a fetch waits, at most for the time that its consumer would wait for data. One batch of any size fits.",
+		func(b *Broker) any { return &b.FetchMemoryMaxBytes }, atLeast(1<<20)),
 	key("max.incremental.fetch.session.cache.slots", Int, "1000", "The most incremental fetch sessions that are kept; 0 turns sessions off.",
 		func(b *Broker) any { return &b.FetchSessionSlots }, atLeast(0)),
 }
@@ -107,6 +110,8 @@ var topicDefaultKeys = []brokerKey{
 		func(b *Broker) any { return &b.DeleteTopics }),
 	key("message.max.bytes", Int, "1048588", "The largest record batch, after compression. Topic key: max.message.bytes.",
 		func(b *Broker) any { return &b.MessageMaxBytes }, atLeast(0)),
+	own("message.validate.compressed", Boolean, "false", "Whether every compressed batch is decompressed and its records are checked before it is stored, as in Kafka. Without it that is done where the topic needs it: compaction, message.timestamp.before.max.ms, a header out of range.",
+		func(b *Broker) any { return &b.MessageValidateCompressed }),
 	key("min.insync.replicas", Int, "1", "With acks=all, the fewest in-sync replicas for a produce to be accepted.",
 		func(b *Broker) any { return &b.MinInsyncReplicas }, atLeast(1), only(oneNode+", a topic has one replica", "1")),
 	key("compression.type", String, "producer", "How batches are stored: producer keeps what the producer chose.",
@@ -151,6 +156,10 @@ var groupKeys = []brokerKey{
 }
 
 var processKeys = []brokerKey{
+	own("metrics.topics.max", Int, "1000", "The most topics, in order of their names, that have metrics of their own; the others are told as one, (other).",
+		func(b *Broker) any { return &b.MetricsTopicsMax }, atLeast(0)),
+	own("metrics.partitions.enable", Boolean, "false", "Whether each partition has metrics of its own: size, log start, high watermark, log end.",
+		func(b *Broker) any { return &b.MetricsPartitions }),
 	own("log.level", String, "info", "What is logged: debug, info, warn or error and above.",
 		func(b *Broker) any { return &b.LogLevel }, oneOf("debug", "info", "warn", "error")),
 	own("log.format", String, "text", "How log lines are written to stderr: text or json.",

@@ -32,6 +32,14 @@ func gzipLevel() rule {
 	}}
 }
 
+func share() rule {
+	return rule{expect: "a number above 0 and below 1", ok: func(v any) bool { return v.(float64) > 0 && v.(float64) < 1 }}
+}
+
+func positive() rule {
+	return rule{expect: "a number above 0", ok: func(v any) bool { return v.(float64) > 0 }}
+}
+
 func zeroOrAtLeast(n int64) rule {
 	return rule{expect: "0 or at least " + i64(n), ok: func(v any) bool { return v.(int64) == 0 || v.(int64) >= n }}
 }

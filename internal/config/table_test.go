@@ -162,9 +162,12 @@ func TestResolveTopic(t *testing.T) {
 	if topic, err = b.ResolveTopic(map[string]string{"retention.ms": "0"}); err != nil || topic.RetentionMs != 0 {
 		t.Errorf("retention.ms 0: %v", err)
 	}
-	topic, err = b.ResolveInternalTopic(map[string]string{"cleanup.policy": "compact, delete"})
+	topic, err = b.ResolveTopic(map[string]string{"cleanup.policy": "compact, delete"})
 	if err != nil || !topic.Compact || !topic.Delete {
-		t.Errorf("internal topic: %+v, %v", topic, err)
+		t.Errorf("both policies: %+v, %v", topic, err)
+	}
+	if topic, err = b.ResolveTopic(map[string]string{"cleanup.policy": "compact"}); err != nil || !topic.Compact || topic.Delete {
+		t.Errorf("compact only: %+v, %v", topic, err)
 	}
 	tests := []struct {
 		key, value string
@@ -173,7 +176,8 @@ func TestResolveTopic(t *testing.T) {
 	}{
 		{"retention.msec", "1", ErrUnknownKey, `"retention.ms"`},
 		{"segment.bytes", "12", ErrBadValue, "segment.bytes"},
-		{"cleanup.policy", "compact", ErrUnsupported, "cleanup.policy"},
+		{"cleanup.policy", "", ErrBadValue, "cleanup.policy"},
+		{"min.cleanable.dirty.ratio", "1.5", ErrBadValue, "from 0 to 1"},
 		{"cleanup.policy", "shred", ErrBadValue, "compact"},
 		{"flush.messages", "100", ErrUnsupported, "flush.messages"},
 		{"compression.type", "gzip", ErrUnsupported, "compression.type"},

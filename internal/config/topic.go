@@ -37,7 +37,7 @@ type Topic struct {
 	UncleanLeaderElection       bool
 
 	Delete  bool // cleanup.policy has delete
-	Compact bool // cleanup.policy has compact (internal topics only, so far)
+	Compact bool // cleanup.policy has compact
 }
 
 // LogAppendTime: records get the broker's time.
@@ -46,25 +46,12 @@ func (t *Topic) LogAppendTime() bool { return t.MessageTimestampType == "LogAppe
 // ResolveTopic returns the configuration of a topic with these overrides. An unknown key, a bad value and one that
 // this version cannot honour are errors (ErrUnknownKey, ErrBadValue, ErrUnsupported).
 func (b *Broker) ResolveTopic(overrides map[string]string) (*Topic, error) {
-	return b.resolveTopic(overrides, false)
-}
-
-// ResolveInternalTopic is ResolveTopic for a topic of Weir's own (__consumer_offsets), which may be compacted.
-func (b *Broker) ResolveInternalTopic(overrides map[string]string) (*Topic, error) {
-	return b.resolveTopic(overrides, true)
-}
-
-func (b *Broker) resolveTopic(overrides map[string]string, internal bool) (*Topic, error) {
 	for _, name := range slices.Sorted(maps.Keys(overrides)) {
 		k, ok := topicByName[name]
 		if !ok {
 			return nil, &UnknownKeyError{Key: name, Nearest: Nearest(name, topicNames)}
 		}
-		check := k.Validate
-		if internal && name == "cleanup.policy" {
-			check = validator(name, List, []rule{cleanupPolicies})
-		}
-		if err := check(overrides[name]); err != nil {
+		if err := k.Validate(overrides[name]); err != nil {
 			return nil, err
 		}
 	}

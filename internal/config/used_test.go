@@ -13,19 +13,15 @@ import (
 
 // noEffect lists the keys that are accepted and change nothing, with why that is no pretence.
 var noEffect = map[string]string{
-	"advertised.listeners":            "becomes AdvertisedHost and AdvertisedPort",
-	"seed-nodes":                      "refused unless it names this node only",
-	"compression.gzip.level":          "for a compression.type that is refused",
-	"compression.lz4.level":           "for a compression.type that is refused",
-	"compression.zstd.level":          "for a compression.type that is refused",
-	"flush.ms":                        "flush.messages=1 flushes sooner",
-	"log.retention.check.interval.ms": "segments are deleted when they expire, which is sooner",
-	"delete.retention.ms":             "for compaction, which is refused",
-	"min.cleanable.dirty.ratio":       "for compaction, which is refused",
-	"min.compaction.lag.ms":           "for compaction, which is refused",
-	"max.compaction.lag.ms":           "for compaction, which is refused",
-	"file.delete.delay.ms":            "a deleted segment stays for those who read it, by reference",
-	"message.timestamp.type":          "becomes LogAppendTime",
+	"advertised.listeners":   "becomes AdvertisedHost and AdvertisedPort",
+	"seed-nodes":             "refused unless it names this node only",
+	"compression.gzip.level": "for a compression.type that is refused",
+	"compression.lz4.level":  "for a compression.type that is refused",
+	"compression.zstd.level": "for a compression.type that is refused",
+	"flush.ms":               "flush.messages=1 flushes sooner",
+	"file.delete.delay.ms":   "a deleted segment stays for those who read it, by reference",
+	"cleanup.policy":         "becomes Delete and Compact",
+	"message.timestamp.type": "becomes LogAppendTime",
 }
 
 // selectors returns the names that product code outside this package selects with a dot.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -15,24 +16,65 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestBeatsWithoutGap(t *testing.T) {
+// beats runs f in a bubble with a heartbeat and returns how many beats there were meanwhile.
+func beats(t *testing.T, o Options, f func(h *Heartbeat)) (n uint64, worst time.Duration) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		reg := prometheus.NewRegistry()
-		h := Start(Options{Registry: reg})
+		o.Registry = reg
+		h := Start(o)
 		defer h.Stop()
-		time.Sleep(time.Second + DefaultInterval/2)
+		f(h)
 		synctest.Wait()
 		families, err := reg.Gather()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := families[0].Metric[0].Histogram.GetSampleCount(); n != uint64(time.Second/DefaultInterval) {
-			t.Errorf("%d beats in a second, want %d", n, time.Second/DefaultInterval)
-		}
-		if w := h.Worst(); w != 0 {
-			t.Errorf("worst gap %s in a process that never stood still", w)
+		n, worst = families[0].Metric[0].Histogram.GetSampleCount(), h.Worst()
+	})
+	return n, worst
+}
+
+func TestBeatsSlowlyWithoutWork(t *testing.T) {
+	n, worst := beats(t, Options{}, func(*Heartbeat) { time.Sleep(time.Second + DefaultInterval/2) })
+	if want := uint64(time.Second / DefaultIdle); n != want || worst != 0 {
+		t.Errorf("%d beats in a second, want %d; worst gap %s in a process that never stood still", n, want, worst)
+	}
+}
+
+func TestBeatsFastWhileThereIsWork(t *testing.T) {
+	n, worst := beats(t, Options{}, func(h *Heartbeat) {
+		time.Sleep(time.Second + DefaultInterval/2) // 5 slow ones
+		for range 10 {
+			h.Touch() // at once fast: 10 beats until the next
+			time.Sleep(10 * DefaultInterval)
 		}
 	})
+	if n < 5+98 || n > 5+101 || worst != 0 {
+		t.Errorf("%d beats, want about 5 slow ones and 100 fast ones; worst gap %s", n, worst)
+	}
+	n, _ = beats(t, Options{}, func(h *Heartbeat) {
+		h.Touch()
+		time.Sleep(10 * time.Second)
+	})
+	if n > uint64(linger/DefaultInterval)+52 || n < uint64(linger/DefaultInterval)+45 {
+		t.Errorf("%d beats in the 10 s after one piece of work, want %d fast ones and some 49 slow ones", n, linger/DefaultInterval)
+	}
+}
+
+// An operation that hangs is work without events.
+func TestBeatsFastWhileBusy(t *testing.T) {
+	var busy atomic.Bool
+	busy.Store(true)
+	n, _ := beats(t, Options{Busy: busy.Load}, func(h *Heartbeat) {
+		h.Touch()
+		time.Sleep(10 * time.Second)
+		busy.Store(false)
+		time.Sleep(10 * time.Second)
+	})
+	if n < 990 || n > 1100 {
+		t.Errorf("%d beats, want some 1000 while it was busy and 50 after", n)
+	}
 }
 
 func TestWorstGapIsForgottenAfterAMinute(t *testing.T) {
@@ -69,20 +111,27 @@ func TestLongGapIsLoggedOncePerInterval(t *testing.T) {
 	}
 }
 
-// BenchmarkTick measures what an idle process pays: CPU time per second of running.
+// BenchmarkTick measures what a process pays that does nothing else: CPU time per second of running.
 func BenchmarkTick(b *testing.B) {
-	h := Start(Options{})
-	defer h.Stop()
-	cpu := func() time.Duration {
-		var u syscall.Rusage
-		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-			b.Fatal(err)
-		}
-		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	for name, busy := range map[string]bool{"idle": false, "busy": true} {
+		b.Run(name, func(b *testing.B) {
+			h := Start(Options{Busy: func() bool { return busy }})
+			defer h.Stop()
+			if busy {
+				h.Touch()
+			}
+			cpu := func() time.Duration {
+				var u syscall.Rusage
+				if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+					b.Fatal(err)
+				}
+				return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+			}
+			before, start := cpu(), time.Now()
+			for b.Loop() {
+				time.Sleep(time.Second)
+			}
+			b.ReportMetric(float64(cpu()-before)/float64(time.Since(start))*100, "cpu%")
+		})
 	}
-	before, start := cpu(), time.Now()
-	for b.Loop() {
-		time.Sleep(time.Second)
-	}
-	b.ReportMetric(float64(cpu()-before)/float64(time.Since(start))*100, "cpu%")
 }

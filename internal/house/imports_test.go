@@ -15,10 +15,11 @@ type room struct {
 
 // rooms: the first match counts.
 var rooms = []room{
-	{"cmd/weir", []string{"console", "broker", "uring", "tuning", "internal/"}, "main wires the broker to the console and knows exit codes"},
+	{"cmd/weir", []string{"console", "broker", "logtool", "uring", "tuning", "internal/"}, "main wires the broker to the console and knows exit codes"},
 	{"bench", []string{"internal/"}, "the load generator sees a broker as clients do: over the wire"},
 	{"console", []string{"broker", "internal/"}, "HTTP uses the broker's public API"},
 	{"broker", []string{"coordinator/", "replica", "raftmeta", "netproto", "segment", "internal/"}, "a Kafka API reaches the disk through replica; of segment it sees the ranges that a fetch sends"},
+	{"logtool", []string{"replica", "raftmeta", "segment", "wal", "uring", "internal/"}, "the operator's tool reads what these write; no broker runs"},
 	{"coordinator/", []string{"internal/"}, "coordinators are state machines with storage injected"},
 	{"replica", []string{"segment", "wal", "raftmeta", "uring", "internal/"}, "a partition knows no Kafka request, so not netproto"},
 	{"raftmeta", []string{"wal", "uring", "internal/"}, "its log is a wal of its own"},

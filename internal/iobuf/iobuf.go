@@ -6,8 +6,8 @@
 // Release too many panics with the place of the first one.
 //
 // Sizes are powers of two from 1 KiB to 16 MiB; larger buffers are mapped and unmapped directly. Buffers of 4
-// KiB and more are page-aligned, fit for O_DIRECT. The pool keeps at most PoolBytesMax bytes; the rest goes back to the
-// operating system at once.
+// KiB and more are page-aligned, fit for O_DIRECT. The pool keeps at most PoolBytesMax bytes of the larger classes; beyond
+// that, buffers of the class that has most lying idle go back to the operating system.
 package iobuf
 
 import (
@@ -34,11 +34,16 @@ type Buf struct {
 	refs  atomic.Int32
 	class int8 // -1: mapped for itself
 	inv   invariantState
+
+	// Pins is for a budget that counts a buffer once, however many refer to it: the number of those. That budget's lock guards it; it
+	// is 0 when the buffer goes back to the pool.
+	Pins int32
 }
 
 type class struct {
 	mu   sync.Mutex
 	free []*Buf
+	idle atomic.Int64 // bytes in free, where they count against PoolBytesMax
 }
 
 var (
@@ -46,6 +51,15 @@ var (
 	idleBytes atomic.Int64 // idle bytes of classes that are returned to the system when PoolBytesMax is reached
 	usedBytes atomic.Int64
 )
+
+// Footprint is how much memory a buffer of n bytes takes: what its Cap will be.
+func Footprint(n int) int {
+	shift := max(bits.Len(uint(max(n, 1)-1)), minShift)
+	if shift > maxShift {
+		return (n + 4095) &^ 4095
+	}
+	return 1 << shift
+}
 
 // Get returns a buffer of n bytes with undefined contents and one reference. It panics if n < 0 or if the
 // operating system has no memory left; callers bound n first.
@@ -80,6 +94,7 @@ func (c *class) get(shift int) *Buf {
 		c.free = c.free[:last]
 		if carved := 1<<shift < slabBytes; !carved {
 			idleBytes.Add(-1 << shift)
+			c.idle.Add(-1 << shift)
 		}
 		return b
 	}
@@ -128,6 +143,9 @@ func (b *Buf) Release() {
 	if n < 0 {
 		panic("BUG: iobuf: released more often than retained" + b.inv.where())
 	}
+	if b.Pins != 0 {
+		panic(fmt.Sprintf("BUG: iobuf: released with %d pins", b.Pins))
+	}
 	b.inv.released(b)
 	size := cap(b.b)
 	usedBytes.Add(-int64(size))
@@ -137,18 +155,52 @@ func (b *Buf) Release() {
 		return
 	}
 	b.b = b.b[:size]
-	if size >= slabBytes {
-		if idleBytes.Add(int64(size)) > PoolBytesMax {
-			idleBytes.Add(-int64(size))
-			unmapMemory(b.b)
-			b.b = nil
-			return
-		}
-	}
 	c := &classes[b.class]
 	c.mu.Lock()
 	c.free = append(c.free, b)
+	if size >= slabBytes {
+		c.idle.Add(int64(size))
+	}
 	c.mu.Unlock()
+	if size >= slabBytes && idleBytes.Add(int64(size)) > PoolBytesMax {
+		shrink()
+	}
+}
+
+// shrink returns buffers to the operating system until no more than PoolBytesMax is idle. It takes them from the class that has most idle
+// bytes: what a class keeps is then what its present use needs, and not what others have left behind.
+func shrink() {
+	for idleBytes.Load() > PoolBytesMax {
+		most := &classes[0]
+		for i := range classes {
+			if classes[i].idle.Load() > most.idle.Load() {
+				most = &classes[i]
+			}
+		}
+		b := most.takeIdle()
+		if b == nil {
+			return // somebody else has taken it
+		}
+		unmapMemory(b.b)
+		b.b = nil
+	}
+}
+
+// takeIdle takes a buffer that counts against PoolBytesMax out of the class, the one at the bottom of the pile; nil if there is none.
+func (c *class) takeIdle() *Buf {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.idle.Load() == 0 {
+		return nil
+	}
+	b := c.free[0]
+	last := len(c.free) - 1
+	c.free[0], c.free[last] = c.free[last], nil
+	c.free = c.free[:last]
+	size := int64(cap(b.b))
+	c.idle.Add(-size)
+	idleBytes.Add(-size)
+	return b
 }
 
 // InUse is the number of bytes, in class sizes, that are out of the pool.

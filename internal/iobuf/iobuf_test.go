@@ -205,3 +205,36 @@ func BenchmarkGetRelease(b *testing.B) {
 		})
 	}
 }
+
+// TestPoolKeepsWhatIsUsed: buffers of a size that is in use stay in the pool although others, which nobody uses any more, have filled it.
+func TestPoolKeepsWhatIsUsed(t *testing.T) {
+	var stale []*Buf
+	for range PoolBytesMax / (1 << 20) {
+		stale = append(stale, Get(1<<20))
+	}
+	for _, b := range stale {
+		b.Release()
+	}
+	b := Get(256 << 10)
+	first := &b.Bytes()[0]
+	for range 5 {
+		b.Release()
+		if idle := idleBytes.Load(); idle > PoolBytesMax {
+			t.Fatalf("%d bytes idle, want at most %d", idle, PoolBytesMax)
+		}
+		if b = Get(256 << 10); &b.Bytes()[0] != first {
+			t.Fatal("a buffer that was just given back was not kept")
+		}
+	}
+	b.Release()
+}
+
+func TestFootprintIsTheCapacity(t *testing.T) {
+	for _, n := range []int{0, 1, 1024, 1025, 4096, 65_537, 1 << 20, 1<<24 - 1, 1 << 24, 1<<24 + 1, 20_000_001} {
+		b := Get(n)
+		if got, want := Footprint(n), b.Cap(); got != want {
+			t.Errorf("Footprint(%d) is %d, Cap is %d", n, got, want)
+		}
+		b.Release()
+	}
+}

@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var codecs = []Codec{None, Gzip, Snappy, LZ4, Zstd}
+var allCodecs = []Codec{None, Gzip, Snappy, LZ4, Zstd}
 
 func sample(n int) []Record {
 	out := make([]Record, n)
@@ -63,7 +63,7 @@ func sameRecords(t *testing.T, got, want []Record, base int64) {
 }
 
 func TestBuildAndDecode(t *testing.T) {
-	for _, c := range codecs {
+	for _, c := range allCodecs {
 		for _, n := range []int{1, 2, 100} {
 			spec := NewSpec()
 			spec.Codec, spec.BaseOffset, spec.LeaderEpoch = c, 1<<40, 9
@@ -134,7 +134,7 @@ func kmsgBatch(t *testing.T, c Codec, in []Record) []byte {
 }
 
 func TestAgainstFranz(t *testing.T) {
-	for _, c := range codecs {
+	for _, c := range allCodecs {
 		t.Run(c.String(), func(t *testing.T) {
 			in := sample(50)
 			theirs := kmsgBatch(t, c, in)
@@ -273,7 +273,7 @@ func TestAddSequence(t *testing.T) {
 
 func TestDecompressBound(t *testing.T) {
 	big := bytes.Repeat([]byte("a"), 100_000)
-	for _, c := range codecs {
+	for _, c := range allCodecs {
 		p, err := c.Compress(nil, big)
 		if err != nil {
 			t.Fatal(err)
@@ -327,7 +327,7 @@ func TestXerial(t *testing.T) {
 }
 
 func FuzzBatch(f *testing.F) {
-	for _, c := range codecs {
+	for _, c := range allCodecs {
 		spec := NewSpec()
 		spec.Codec = c
 		b, err := Build(spec, sample(5))
@@ -370,7 +370,7 @@ func FuzzBatch(f *testing.F) {
 }
 
 func FuzzDecompress(f *testing.F) {
-	for _, c := range codecs {
+	for _, c := range allCodecs {
 		p, err := c.Compress(nil, []byte("some text, some text, some text"))
 		if err != nil {
 			f.Fatal(err)

@@ -43,7 +43,7 @@ type bounded struct {
 	stuck   atomic.Int64  // operations under way that nobody waits for any more
 }
 
-// Bounded wraps fs so that every metadata operation (all of FS, and Close, Size, Truncate and Map of its files) runs on a goroutine
+// Bounded wraps fs so that every metadata operation (all of FS, and Close, Size and Truncate of its files) runs on a goroutine
 // of its own and fails with a *TimeoutError after timeout. At most maxStuck operations are under way at a time; while that many are
 // stuck, others fail at once. What a late open or lock yields is closed. The data operations of files (ReadAt, WriteAt,
 // Allocate, Sync, Datasync) are passed through: a ring gives them their deadline.
@@ -170,8 +170,4 @@ func (f *boundedFile) Size() (int64, error) {
 
 func (f *boundedFile) Truncate(size int64) error {
 	return f.fs.try("truncate", f.Name(), func() error { return f.File.Truncate(size) })
-}
-
-func (f *boundedFile) Map(length int64) (Mapping, error) {
-	return within(f.fs, "map", f.Name(), func() (Mapping, error) { return f.File.Map(length) }, discardCloser[Mapping])
 }

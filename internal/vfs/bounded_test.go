@@ -52,7 +52,6 @@ func TestBoundedTimesOut(t *testing.T) {
 		"lock":      func(b FS) error { _, err := b.Lock("/file"); return err },
 		"size":      func(b FS) error { _, err := f(b).Size(); return err },
 		"truncate":  func(b FS) error { return f(b).Truncate(0) },
-		"map":       func(b FS) error { _, err := f(b).Map(1); return err },
 		"close":     func(b FS) error { return f(b).Close() },
 	} {
 		t.Run(op, func(t *testing.T) {

@@ -34,7 +34,7 @@ type MemFS struct {
 var _ FS = (*MemFS)(nil)
 
 // Hook sees every operation before it is done: open, remove, removeall, rename, mkdirall, list, stat, syncdir, space, lock, read,
-// write, sync, datasync, allocate, truncate, size, map, populate, close. An error fails the operation; to block is to
+// write, sync, datasync, syncfs, allocate, truncate, size, close. An error fails the operation; to block is to
 // stall it. It may be called from many goroutines.
 type Hook func(op string, name string, off int64, n int) error
 

@@ -2,7 +2,6 @@ package vfs
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -199,28 +198,4 @@ func (f *osFile) control(op string, call func(fd int) error) error {
 		return &fs.PathError{Op: op, Path: f.Name(), Err: callErr}
 	}
 	return nil
-}
-
-// Map maps the first length bytes, shared and read-only. The mapping outlives the file's Close.
-func (f *osFile) Map(length int64) (Mapping, error) {
-	if length <= 0 || int64(int(length)) != length {
-		return nil, &fs.PathError{Op: "mmap", Path: f.Name(), Err: fmt.Errorf("%w: length %d", unix.EINVAL, length)}
-	}
-	m := &osMapping{name: f.Name(), fallback: -1}
-	err := f.control("mmap", func(fd int) error {
-		var err error
-		m.b, err = unix.Mmap(fd, 0, int(length), unix.PROT_READ, unix.MAP_SHARED)
-		if err != nil || populateSupported() {
-			return err
-		}
-		m.fallback, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			_ = unix.Munmap(m.b)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return m, nil
 }

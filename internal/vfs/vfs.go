@@ -82,17 +82,4 @@ type File interface {
 	Allocate(off, length int64) error
 	Sync() error     // fsync
 	Datasync() error // fdatasync
-	// Map maps the first length bytes read-only; length may exceed the file's size, but bytes past
-	// its end must not be touched.
-	Map(length int64) (Mapping, error)
-}
-
-// Mapping is a read-only view of a file. Bytes of it may be cold: Go code must not dereference them
-// (a page fault on a stalled disk freezes the whole process); they may be handed to writev after Populate.
-type Mapping interface {
-	Bytes() []byte
-	// Populate brings [off, off+n) into memory in a system call (madvise MADV_POPULATE_READ) and
-	// returns an I/O error instead of a signal. It blocks as long as the disk does.
-	Populate(off, n int64) error
-	Close() error
 }

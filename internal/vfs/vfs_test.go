@@ -1,11 +1,9 @@
 package vfs
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -123,8 +121,6 @@ func TestFileErrors(t *testing.T) {
 		wantErr(t, "exclusive create", err, fs.ErrExist)
 		_, err = mustOpen(t, fsys, name, ReadOnly).WriteAt([]byte("x"), 0)
 		wantErr(t, "write to a read-only file", err, syscall.EBADF)
-		_, err = f.Map(0)
-		wantErr(t, "map of nothing", err, syscall.EINVAL)
 		must(t, f.Close())
 		wantErr(t, "second close", f.Close(), fs.ErrClosed)
 		_, err = f.ReadAt(make([]byte, 1), 0)
@@ -214,47 +210,6 @@ func TestLock(t *testing.T) {
 		must(t, err)
 		must(t, l.Close())
 	})
-}
-
-func TestMapping(t *testing.T) {
-	eachFS(t, func(t *testing.T, fsys FS, dir string) {
-		f := mustOpen(t, fsys, filepath.Join(dir, "f"), Create)
-		data := bytes.Repeat([]byte("0123456789abcdef"), 1000)
-		mustWrite(t, f, string(data), 0)
-		m, err := f.Map(1 << 20) // longer than the file: it will grow
-		must(t, err)
-		must(t, m.Populate(100, 5000))
-		if got := m.Bytes()[100:5100]; !bytes.Equal(got, data[100:5100]) {
-			t.Error("the mapping shows other bytes than the file holds")
-		}
-		mustWrite(t, f, string(data), 16000)
-		must(t, m.Populate(16000, 16000))
-		if got := m.Bytes()[16000:32000]; !bytes.Equal(got, data) {
-			t.Error("the mapping does not show what was appended")
-		}
-		wantErr(t, "populate past the end", m.Populate(500_000, 10), syscall.EFAULT)
-		wantErr(t, "populate outside", m.Populate(1<<20, 1), syscall.EINVAL)
-		wantErr(t, "populate before", m.Populate(-1, 1), syscall.EINVAL)
-		must(t, f.Close()) // the mapping outlives it
-		must(t, m.Populate(0, 32000))
-		must(t, m.Close())
-		wantErr(t, "second close", m.Close(), fs.ErrClosed)
-	})
-}
-
-// A kernel without MADV_POPULATE_READ reads the pages instead.
-func TestPopulateFallback(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "f")
-	must(t, os.WriteFile(name, make([]byte, 10_000), 0o600))
-	f := mustOpen(t, OS{}, name, ReadOnly)
-	mapping, err := f.Map(20_000)
-	must(t, err)
-	m := mapping.(*osMapping)
-	m.fallback, err = unix.Dup(f.Fd())
-	must(t, err)
-	must(t, m.Populate(0, 10_000))
-	wantErr(t, "past the end", m.Populate(0, 20_000), syscall.EFAULT)
-	must(t, m.Close())
 }
 
 func TestDirect(t *testing.T) {
