@@ -1,6 +1,7 @@
 package uring
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -228,6 +229,7 @@ func (r *ring) start(s *slot, now int64) {
 	r.running.add(s)
 	if r.running.n == 1 {
 		r.oldest.Store(now)
+		r.changed()
 	}
 	r.b.start(s)
 }
@@ -294,6 +296,8 @@ func (r *ring) settle() {
 		if !s.failed {
 			r.deadlines.remove(s)
 			ev.done, ev.n, ev.err = true, f.n, r.describe(s, f.n, f.err)
+		} else {
+			r.late(s, f)
 		}
 		s.op = nil
 		r.events = append(r.events, ev)
@@ -307,7 +311,27 @@ func (r *ring) settle() {
 	if len(r.finished) > 0 {
 		r.finished = r.finished[:0]
 		r.noteOldest()
+		r.changed()
 	}
+}
+
+func (r *ring) changed() {
+	if r.opt.OnChange != nil {
+		r.opt.OnChange()
+	}
+}
+
+// late reports the error of a write or flush whose waiter was failed before. That it could be cancelled is no error.
+func (r *ring) late(s *slot, f *finish) {
+	if r.opt.OnLate == nil || f.err == nil || s.op.Kind == OpRead {
+		return
+	}
+	for _, given := range []error{ErrDeadline, ErrClosed, unix.ECANCELED, unix.EINTR, unix.EAGAIN} {
+		if errors.Is(f.err, given) {
+			return
+		}
+	}
+	r.opt.OnLate(r.describe(s, f.n, f.err))
 }
 
 // lingered says that the kernel let go of the last thing that held the finished slot s.

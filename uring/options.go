@@ -44,6 +44,12 @@ type Options struct {
 	// than speed: io_uring finishes an operation on the thread that submitted it, and if the scheduler has meanwhile put another
 	// goroutine's blocking system call there, the completion waits for that call.
 	Locked bool
+	// OnChange, if set, is called when the first operation goes in flight, and whenever some have come back: the moments at which
+	// OldestAge begins to mean something and at which it falls. It runs on the owner's goroutine and must be quick.
+	OnChange func()
+	// OnLate, if set, is called on the owner's goroutine with the error of a write or flush that ended so after its waiter had been failed
+	// with ErrDeadline: the last word of the disk about it, which nobody else hears.
+	OnLate func(err error)
 	// Logger receives the reason for a fallback and what Close had to leak; nil discards.
 	Logger *slog.Logger
 }

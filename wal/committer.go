@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"weir/internal/iobuf"
+	"weir/internal/vfs"
 	"weir/uring"
 )
 
@@ -28,6 +29,7 @@ type committer struct {
 	staged  *group // assembled, refused by the ring for now
 	spare   []*group
 
+	proof   prover
 	file    *slot // nil before the first file of this generation
 	pos     int64 // where the next group goes in file
 	end     LSN   // where the log ends, what is in flight included
@@ -40,8 +42,12 @@ type committer struct {
 	failing []*Entry // reused to report entries that are in no group
 }
 
-func newCommitter(w *WAL) *committer {
-	return &committer{w: w, end: w.recovered, durable: w.recovered}
+func newCommitter(w *WAL, proof vfs.File) *committer {
+	c := &committer{w: w, end: w.recovered, durable: w.recovered}
+	c.proof.file = proof
+	c.proof.timer = time.AfterFunc(proofDelay, c.rung)
+	c.proof.timer.Stop()
+	return c
 }
 
 // newGeneration draws a generation that comes after old and that nobody can guess.
@@ -70,6 +76,7 @@ func (c *committer) run(ready chan<- error) {
 	c.w.queue.start(ring.Wake)
 	ready <- nil
 	c.loop()
+	c.proof.timer.Stop()
 	c.w.ringErr = ring.Close()
 }
 
@@ -119,8 +126,8 @@ func (c *committer) finish() bool {
 	if c.poison != nil || c.head != nil || c.staged != nil || c.flights > 0 {
 		return false
 	}
-	if !c.dirty || c.pos+blockBytes > c.w.files.bytes {
-		return true
+	if c.dirty = c.dirty && c.pos+blockBytes <= c.w.files.bytes; !c.dirty {
+		return !c.prove()
 	}
 	c.dirty = false
 	g := c.newGroup()
@@ -133,9 +140,16 @@ func (c *committer) finish() bool {
 func (c *committer) take() {
 	t := c.w.queue.take()
 	c.closing = c.closing || t.closing
-	if t.head == nil {
-		return
+	if t.head != nil {
+		c.adopt(t)
 	}
+	if t.gaveUp && c.flights > 0 {
+		c.fail(fmt.Errorf("%w: closing with the oldest write in flight for %s", uring.ErrDeadline, c.ring.OldestAge().Round(time.Millisecond)))
+	}
+}
+
+// adopt puts entries behind those at hand.
+func (c *committer) adopt(t taken) {
 	if c.head == nil {
 		c.head, c.since = t.head, t.since
 	} else {
@@ -147,6 +161,7 @@ func (c *committer) take() {
 
 // submit starts writes as far as the pipeline allows: at once when none is in flight, else when PipelineBytes wait for it.
 func (c *committer) submit() {
+	c.prove()
 	for c.poison == nil && c.flights < c.w.o.Depth {
 		if c.staged != nil {
 			if !c.push(c.staged) {

@@ -143,6 +143,8 @@ func TestIdleDoesNothing(t *testing.T) {
 		synctest.Wait()
 		r.append(body(2, 100))
 		synctest.Wait()
+		time.Sleep(2 * proofDelay) // the proof that these two were durable
+		synctest.Wait()
 		before := [...]int64{ops.Load(), waits.Load(), wakes.Load()}
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()

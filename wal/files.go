@@ -56,6 +56,16 @@ func (fs *files) load() error {
 	if err != nil {
 		return err
 	}
+	proof, why, err := readProof(w.fs, w.o.Dir, w.io)
+	if err != nil {
+		return err
+	}
+	if why != nil {
+		w.o.Logger.Warn("wal: the proof file is damaged; it is made anew", "dir", w.o.Dir, "file", proofName, "error", why)
+	}
+	if l.proof = max(l.proof, proof); len(l.live) == 0 && proof > 0 {
+		return lostEnd(0, proof)
+	}
 	for _, name := range tmps {
 		if err := removeIfThere(w.fs, name); err != nil {
 			return fmt.Errorf("remove half-made file: %w", err)

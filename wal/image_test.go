@@ -9,7 +9,6 @@ import (
 	"path"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"weir/internal/vfs"
@@ -262,7 +261,6 @@ func (f *imageFile) Allocate(off, length int64) error {
 	return nil
 }
 
-func (f *imageFile) Close() error                   { return nil }
-func (f *imageFile) Sync() error                    { return f.fs.call("sync", f.Name(), 0, 0) }
-func (f *imageFile) Datasync() error                { return f.fs.call("sync", f.Name(), 0, 0) }
-func (f *imageFile) Map(int64) (vfs.Mapping, error) { return nil, syscall.ENOSYS }
+func (f *imageFile) Close() error    { return nil }
+func (f *imageFile) Sync() error     { return f.fs.call("sync", f.Name(), 0, 0) }
+func (f *imageFile) Datasync() error { return f.fs.call("sync", f.Name(), 0, 0) }

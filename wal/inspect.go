@@ -54,6 +54,13 @@ func Inspect(fsys vfs.FS, dir string, fn func(Item) error) error {
 	if err != nil {
 		return err
 	}
+	proof, _, err := readProof(fsys, dir, r)
+	if err != nil {
+		return err
+	}
+	if l.proof = max(l.proof, proof); len(l.live) == 0 && proof > 0 {
+		return lostEnd(0, proof)
+	}
 	for _, s := range l.free {
 		note := s.why
 		if s.valid {
@@ -101,6 +108,9 @@ func inspectFile(r reader, l *layout, i int, s *slot, fn func(Item) error) error
 		return sc.closed(limit, nothing)
 	}
 	end, v, err := sc.last(l.proof, nothing)
+	if err == nil {
+		err = lostEnd(end, l.proof)
+	}
 	if err != nil {
 		return err
 	}
@@ -118,3 +128,10 @@ func inspectGroup(name string, off int64, g groupHead, b []byte, fn func(Item) e
 			Bytes: len(head) + len(body), Kind: kind, Head: head, Body: body})
 	})
 }
+
+const (
+	// FrameBytes is the size of an entry's frame, in front of its head and body: Item.Offset names where the frame begins.
+	FrameBytes = frameBytes
+	// BlockBytes is what groups are padded to.
+	BlockBytes = blockBytes
+)

@@ -25,6 +25,7 @@ type queue struct {
 		since   time.Time // when the list became non-empty
 		wakeAt  int64     // wake the committer when bytes reaches this; neverWake while it is awake
 		closing bool
+		gaveUp  bool // closing, and no longer waiting for the disk
 		woken   bool // something other than an entry happened
 	}
 }
@@ -149,13 +150,14 @@ type taken struct {
 	bytes      int64
 	since      time.Time // when the oldest was appended
 	closing    bool
+	gaveUp     bool
 }
 
 // take empties the list.
 func (q *queue) take() taken {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	t := taken{head: q.mu.head, tail: q.mu.tail, bytes: q.mu.bytes, since: q.mu.since, closing: q.mu.closing}
+	t := taken{head: q.mu.head, tail: q.mu.tail, bytes: q.mu.bytes, since: q.mu.since, closing: q.mu.closing, gaveUp: q.mu.gaveUp}
 	q.mu.head, q.mu.tail, q.mu.bytes = nil, nil, 0
 	q.mu.wakeAt = neverWake
 	q.mu.woken = false

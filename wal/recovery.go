@@ -149,7 +149,7 @@ func (s *scanner) cut(off int64, outside LSN, v verdict, dmg *damage) (LSN, verd
 		return 0, v, s.corrupt(off, dmg, fmt.Sprintf("the group at LSN %d proves that the log was durable up to LSN %d", by, durable))
 	}
 	if outside > here {
-		return 0, v, s.corrupt(off, dmg, fmt.Sprintf("a later file proves that the log was durable up to LSN %d", outside))
+		return 0, v, s.corrupt(off, dmg, fmt.Sprintf("a later file, or the proof file, proves that the log was durable up to LSN %d", outside))
 	}
 	return here, v, nil
 }
@@ -184,6 +184,9 @@ func (w *WAL) replayFile(sc *scanner, l *layout, i int, fn entryFunc) error {
 	}
 	end, v, err := sc.last(l.proof, fn)
 	if err != nil {
+		return err
+	}
+	if err := lostEnd(end, l.proof); err != nil {
 		return err
 	}
 	w.recovered = end

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -47,7 +48,7 @@ func writeLast(t *testing.T, files, n, size int) lastGroup {
 	i := 0
 	for ; r.w.End() < LSN(files+1)*LSN(o.FileBytes); i++ {
 		r.commit(body(i, 9000))
-		r.w.Release(r.w.Durable())
+		r.releaseIfAll(o.FilesMax)
 	}
 	for range n {
 		r.commit(body(i, size))
@@ -67,7 +68,7 @@ func writeLast(t *testing.T, files, n, size int) lastGroup {
 	}
 	lg.acked = all[len(all)-len(got) : len(all)-1]
 	for name, f := range lg.after.files {
-		if b := lg.before.files[name]; b != nil && !bytes.Equal(b.data, f.data) {
+		if b := lg.before.files[name]; b != nil && path.Base(name) != proofName && !bytes.Equal(b.data, f.data) {
 			lg.file = name
 		}
 	}
@@ -166,6 +167,13 @@ func TestTornRecycledSlot(t *testing.T) {
 	}
 }
 
+// releaseIfAll releases everything once all files have been made, so that from then on only recycled ones are written.
+func (r *rig) releaseIfAll(files int) {
+	if all, _ := r.w.files.count(); all == files {
+		r.w.Release(r.w.Durable())
+	}
+}
+
 // recycle writes a log until it has just begun a slot again, releasing all there is, and watches the order of the first two writes.
 func recycle(t *testing.T, files int) lastGroup {
 	t.Helper()
@@ -177,7 +185,7 @@ func recycle(t *testing.T, files int) lastGroup {
 	i := 0
 	for ; r.w.End() < 7*64<<10; i++ {
 		r.commit(body(i, 9000))
-		r.w.Release(r.w.Durable())
+		r.releaseIfAll(files)
 	}
 	var before *imageFS
 	file := r.w.End() / (64 << 10)
@@ -429,6 +437,7 @@ func TestStaleGenerationInSamePlace(t *testing.T) {
 	crashed := fs.clone()
 	r.close()
 	// Only the second and third group of the file stay: nobody was told of any, had the first write not completed.
+	delete(crashed.files, "d/"+proofName) // it would tell
 	b := crashed.bytes("wal-0000.log")
 	clear(b[:blockBytes+8192])
 	zeroDurable(b[blockBytes+8192:])
