@@ -17,13 +17,26 @@ import (
 // checkpointFile holds, per log, what a restart must know. It is text, so that an operator can read it.
 const (
 	checkpointFile    = "recovery-points"
-	checkpointVersion = "weir-recovery-points 1"
+	checkpointVersion = "weir-recovery-points 2"
+	// checkpointBefore had only the first two numbers.
+	checkpointBefore = "weir-recovery-points 1"
 )
 
 // Checkpoint is what is remembered of a log.
 type Checkpoint struct {
 	RecoveryPoint int64 // everything below is synced in segment files
 	LogStart      int64
+	Active        ActivePoint
+}
+
+// ActivePoint describes the segment that the recovery point lies in, up to there: what a start would otherwise have to learn by walking
+// through the file. The zero value says nothing.
+type ActivePoint struct {
+	Base      int64 // of the segment
+	Position  int64 // of the recovery point in its file
+	FirstTime int64 // as in the index files
+	MaxTime   int64 // an upper bound
+	MaxTimeAt int64
 }
 
 // checkpointer writes the checkpoint. Its token serializes writers; it is held during I/O, each step of which has a deadline.
@@ -34,7 +47,7 @@ type checkpointer struct {
 		sync.Mutex
 		known  map[string]Checkpoint // as last loaded; logs that are not open yet keep their entry
 		queued bool                  // a background checkpoint has yet to begin
-		after  []func()              // what is to be done when it is durable
+		after  []func(error)         // what is to be done when it is durable, or has failed
 	}
 }
 
@@ -45,13 +58,13 @@ func (c *checkpointer) lock() {
 
 func (c *checkpointer) unlock() { <-c.token }
 
-// LoadCheckpoint reads the checkpoint by log directory; a missing file is an empty map. A damaged one is a *CorruptError; opening logs
+// LoadCheckpoint reads the checkpoint by log directory; in a directory without logs a missing file is an empty map. A damaged one is a *CorruptError; opening logs
 // with zero recovery points is safe then (their files are verified), but log starts set by AdvanceLogStart are lost.
 func (s *Store) LoadCheckpoint() (map[string]Checkpoint, error) {
 	name := path.Join(s.opt.Dir, checkpointFile)
 	data, err := s.readFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return map[string]Checkpoint{}, nil
+		return map[string]Checkpoint{}, s.missingCheckpoint(name)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("recovery points: %w", err)
@@ -71,11 +84,42 @@ func encodeCheckpoint(m map[string]Checkpoint) []byte {
 	slices.Sort(dirs)
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s\n%d\n", checkpointVersion, len(dirs))
+	var line []byte
 	for _, d := range dirs {
-		fmt.Fprintf(&b, "%d %d %s\n", m[d].RecoveryPoint, m[d].LogStart, strconv.Quote(d))
+		c := m[d]
+		line = line[:0]
+		for _, n := range c.numbers() {
+			line = append(strconv.AppendInt(line, *n, 10), ' ')
+		}
+		b.Write(append(strconv.AppendQuote(line, d), '\n'))
 	}
 	fmt.Fprintf(&b, "crc32c %08x\n", crc32.Checksum(b.Bytes(), castagnoli))
 	return b.Bytes()
+}
+
+// numbers are the columns before the directory.
+func (c *Checkpoint) numbers() []*int64 {
+	a := &c.Active
+	return []*int64{&c.RecoveryPoint, &c.LogStart, &a.Base, &a.Position, &a.FirstTime, &a.MaxTime, &a.MaxTimeAt}
+}
+
+// parseLine reads a line that has so many numbers before the directory.
+func parseLine(line string, columns int) (dir string, c Checkpoint, err error) {
+	for _, n := range c.numbers()[:columns] {
+		text, rest, ok := strings.Cut(line, " ")
+		if !ok {
+			return "", c, errCheckpoint
+		}
+		if *n, err = strconv.ParseInt(text, 10, 64); err != nil {
+			return "", c, err
+		}
+		line = rest
+	}
+	dir, err = strconv.Unquote(line)
+	if err == nil && (c.RecoveryPoint < 0 || c.LogStart < 0 || c.Active.Base < 0 || c.Active.Position < 0) {
+		err = errCheckpoint
+	}
+	return dir, c, err
 }
 
 var errCheckpoint = errors.New("invalid recovery points")
@@ -90,8 +134,11 @@ func decodeCheckpoint(data []byte) (map[string]Checkpoint, error) {
 	}
 	lines := bufio.NewScanner(bytes.NewReader(data[:at]))
 	lines.Buffer(nil, 1<<20)
+	columns := len((&Checkpoint{}).numbers())
 	if !lines.Scan() || lines.Text() != checkpointVersion {
-		return nil, fmt.Errorf("%w: first line %q, want %q", errCheckpoint, lines.Text(), checkpointVersion)
+		if columns = 2; lines.Text() != checkpointBefore {
+			return nil, fmt.Errorf("%w: first line %q, want %q", errCheckpoint, lines.Text(), checkpointVersion)
+		}
 	}
 	lines.Scan()
 	count, err := strconv.Atoi(lines.Text())
@@ -100,17 +147,11 @@ func decodeCheckpoint(data []byte) (map[string]Checkpoint, error) {
 	}
 	m := make(map[string]Checkpoint)
 	for lines.Scan() {
-		f := strings.SplitN(lines.Text(), " ", 3)
-		if len(f) != 3 {
-			return nil, fmt.Errorf("%w: line %q", errCheckpoint, lines.Text())
+		dir, c, err := parseLine(lines.Text(), columns)
+		if err != nil {
+			return nil, fmt.Errorf("%w: line %q: %w", errCheckpoint, lines.Text(), err)
 		}
-		point, err1 := strconv.ParseInt(f[0], 10, 64)
-		start, err2 := strconv.ParseInt(f[1], 10, 64)
-		dir, err3 := strconv.Unquote(f[2])
-		if err := errors.Join(err1, err2, err3); err != nil || point < 0 || start < 0 {
-			return nil, fmt.Errorf("%w: line %q", errCheckpoint, lines.Text())
-		}
-		m[dir] = Checkpoint{RecoveryPoint: point, LogStart: start}
+		m[dir] = c
 	}
 	if err := lines.Err(); err != nil {
 		return nil, fmt.Errorf("%w: %w", errCheckpoint, err)
@@ -129,11 +170,21 @@ func (s *Store) checkpoint() error {
 }
 
 // checkpointThen writes a checkpoint in the background and runs after when it is durable; if it fails after is
-// dropped. Calls that come while an earlier one waits for its turn share its checkpoint.
+// dropped.
 func (s *Store) checkpointThen(after func()) {
+	s.checkpointDone(func(err error) {
+		if err == nil {
+			after()
+		}
+	})
+}
+
+// checkpointDone writes a checkpoint of at least the present state in the background and runs done when it is durable, or
+// with why it is not. Calls that come while an earlier one waits for its turn share its checkpoint.
+func (s *Store) checkpointDone(done func(error)) {
 	s.points.mu.Lock()
 	defer s.points.mu.Unlock()
-	s.points.mu.after = append(s.points.mu.after, after)
+	s.points.mu.after = append(s.points.mu.after, done)
 	if s.points.mu.queued {
 		return
 	}
@@ -147,9 +198,7 @@ func (s *Store) checkpointThen(after func()) {
 		err := s.writeCheckpoint()
 		s.points.unlock()
 		for _, fn := range todo {
-			if err == nil {
-				fn()
-			}
+			fn(err)
 		}
 	})
 }
@@ -166,7 +215,12 @@ func (s *Store) writeCheckpoint() error {
 	if err := s.fs.MkdirAll(s.opt.Dir); err != nil {
 		return err
 	}
-	if err := s.writeFile(path.Join(s.opt.Dir, checkpointFile), encodeCheckpoint(s.checkpoints())); err != nil {
+	points := s.checkpoints()
+	data := encodeCheckpoint(points)
+	f.mu.Lock()
+	f.mu.cpBytes = int64(len(data))
+	f.mu.Unlock()
+	if err := s.writeFile(path.Join(s.opt.Dir, checkpointFile), data); err != nil {
 		f.mu.Lock()
 		f.mu.since += since
 		f.mu.Unlock()
@@ -179,17 +233,34 @@ func (s *Store) writeCheckpoint() error {
 		return err
 	}
 	s.metrics.Checkpoints.Inc()
+	s.noteSaved(points)
 	s.opt.OnFlushed(lsn, any)
 	return nil
 }
 
-func (s *Store) checkpoints() map[string]Checkpoint {
+// noteSaved notes the log starts of a checkpoint that has become durable.
+func (s *Store) noteSaved(points map[string]Checkpoint) {
+	for _, l := range s.openLogs() {
+		if c, ok := points[l.dir]; ok {
+			l.mu.Lock()
+			l.mu.saved = max(l.mu.saved, c.LogStart)
+			l.mu.Unlock()
+		}
+	}
+}
+
+func (s *Store) openLogs() []*Log {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	logs := make([]*Log, 0, len(s.mu.logs))
 	for _, l := range s.mu.logs {
 		logs = append(logs, l)
 	}
-	s.mu.Unlock()
+	return logs
+}
+
+func (s *Store) checkpoints() map[string]Checkpoint {
+	logs := s.openLogs()
 	s.points.mu.Lock()
 	defer s.points.mu.Unlock()
 	m := make(map[string]Checkpoint, len(logs)+len(s.points.mu.known))
@@ -198,8 +269,37 @@ func (s *Store) checkpoints() map[string]Checkpoint {
 	}
 	for _, l := range logs {
 		l.mu.Lock()
-		m[l.dir] = Checkpoint{RecoveryPoint: l.flushedLocked(), LogStart: l.mu.start}
+		m[l.dir] = Checkpoint{RecoveryPoint: l.flushedLocked(), LogStart: l.mu.start, Active: l.activePointLocked()}
 		l.mu.Unlock()
 	}
 	return m
+}
+
+// activePointLocked goes with flushedLocked.
+func (l *Log) activePointLocked() ActivePoint {
+	g := l.activeLocked()
+	for _, x := range l.mu.segs {
+		if x.flushed < x.size {
+			g = x
+			break
+		}
+	}
+	if g.flushed == 0 || !g.summed {
+		return ActivePoint{}
+	}
+	return ActivePoint{Base: g.base, Position: g.flushed, FirstTime: g.sum.firstTime, MaxTime: g.sum.maxTime, MaxTimeAt: g.sum.maxTimeAt}
+}
+
+// openWalkMax: up to so many bytes below the recovery point that no index covers are walked through when a log is opened, and indexed.
+// Where there are more the checkpoint is taken at its word: ten thousand logs of a mebibyte are ten gibibytes.
+const openWalkMax = 64 << 10
+
+// skip takes over what the checkpoint says of the segment g of size bytes, if that is much more than what sum, from its index files, covers.
+// The index then has a gap, which costs those who look something up in it a longer walk. What lies in it is not looked at here; readers
+// verify what they read.
+func (a *ActivePoint) skip(g *segment, size, recoveryPoint int64, sum summary) (summary, bool) {
+	if a.Base != g.base || a.Position > size || a.Position-sum.bytes <= openWalkMax || recoveryPoint <= sum.next || a.MaxTimeAt < g.base {
+		return sum, false
+	}
+	return summary{bytes: a.Position, next: recoveryPoint, firstTime: a.FirstTime, maxTime: a.MaxTime, maxTimeAt: a.MaxTimeAt}, true
 }

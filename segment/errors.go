@@ -48,10 +48,17 @@ type CorruptError struct {
 	Position int64 // in bytes, in File
 	Offset   int64 // of the record expected there
 	Err      error // what is wrong
+
+	// Where good data begins again: the damage is [Position, End) in File and the records [Offset, NextOffset). 0: not known.
+	End        int64
+	NextOffset int64
 }
 
 func (e *CorruptError) Error() string {
-	return fmt.Sprintf("%s is damaged at position %d (offset %d): %v", e.File, e.Position, e.Offset, e.Err)
+	if e.NextOffset == 0 {
+		return fmt.Sprintf("%s is damaged at position %d (offset %d): %v", e.File, e.Position, e.Offset, e.Err)
+	}
+	return fmt.Sprintf("%s is damaged from position %d to %d (offsets %d to %d): %v", e.File, e.Position, e.End, e.Offset, e.NextOffset-1, e.Err)
 }
 
 // Is makes errors.Is(err, ErrCorrupt) true.

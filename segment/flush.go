@@ -1,7 +1,9 @@
 package segment
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"sync"
 	"time"
@@ -24,6 +26,9 @@ const (
 	// indexEvery is how much may be flushed to the active segment before its index is saved, which bounds what a
 	// restart must walk through.
 	indexEvery = 64 << 20
+	// indexSyncWorth: the index of a sealed segment smaller than this is not synced. If a power cut takes it, walking through the segment makes
+	// it again; thousands of partitions that roll would pay four syncs each.
+	indexSyncWorth = 16 << 20
 )
 
 // piece is a stretch of bytes to be written. It holds a reference to its memory.
@@ -46,12 +51,22 @@ type round struct {
 // also when a later round failed: those stay in the tail, and are written again to the same place if ever.
 func (s *Store) flushLog(l *Log) (int64, error) {
 	began := s.clock.Now()
-	limit := l.beginFlush()
-	var total int64
+	total, err := s.flushRest(l, l.beginFlush())
+	if err != nil {
+		return total, err
+	}
+	s.metrics.Flushes.Inc()
+	s.metrics.FlushSeconds.Observe(s.clock.Now().Sub(began).Seconds())
+	s.trim(l)
+	return total, nil
+}
+
+// flushRest writes and syncs what l has below limit, a round at a time.
+func (s *Store) flushRest(l *Log, limit flushLimit) (total int64, err error) {
 	for {
 		r := l.nextRound(limit)
 		if r == nil {
-			break
+			return total, nil
 		}
 		if err := s.flushRound(l, r); err != nil {
 			return total, fmt.Errorf("flush %s: %w", l.dir, err)
@@ -59,10 +74,6 @@ func (s *Store) flushLog(l *Log) (int64, error) {
 		total += r.bytes
 		s.sealed(l, r.seg)
 	}
-	s.metrics.Flushes.Inc()
-	s.metrics.FlushSeconds.Observe(s.clock.Now().Sub(began).Seconds())
-	s.trim(l)
-	return total, nil
 }
 
 // flushLimit is where a flush ends: the committed position at its start. What is committed later belongs to the
@@ -135,9 +146,15 @@ func (s *Store) flushRound(l *Log, r *round) error {
 	if err := s.writePieces(h, pieces); err != nil {
 		return err
 	}
-	if _, err := s.engine.Do(&uring.Op{Kind: uring.OpFdatasync, File: h.file, Timeout: s.opt.IOTimeout}); err != nil {
+	if _, err := s.engine.Do(&uring.Op{Kind: uring.OpFdatasync, File: h.file, Timeout: s.writeTimeout()}); err != nil {
 		return err
 	}
+	s.roundFlushed(l, r)
+	return nil
+}
+
+// roundFlushed lets the flushed offset rise after a round was synced, and frees its memory.
+func (s *Store) roundFlushed(l *Log, r *round) {
 	l.mu.Lock()
 	g := r.seg
 	g.flushed, g.flushedNext = r.end, r.next
@@ -148,7 +165,6 @@ func (s *Store) flushRound(l *Log, r *round) error {
 	release(free)
 	s.giveBack(r.bytes)
 	s.metrics.FlushedBytes.Add(float64(r.bytes))
-	return nil
 }
 
 // openForFlush returns the segment's open file, making it and the log's directory if need be.
@@ -190,12 +206,7 @@ func (s *Store) ensureDir(l *Log) error {
 	if err := s.fs.SyncDir(path.Dir(l.path)); err != nil {
 		return err
 	}
-	l.mu.Lock()
-	l.mu.dirMade = true
-	l.mu.Unlock()
-	s.mu.Lock()
-	s.mu.dirs[l.dir] = true
-	s.mu.Unlock()
+	s.madeDir(l)
 	return nil
 }
 
@@ -275,7 +286,7 @@ func (s *Store) writeSome(h *handle, pieces []piece) error {
 	for i, p := range pieces {
 		s.handles.retain(h)
 		ops[i] = &uring.Op{
-			Kind: uring.OpWrite, File: h.file, Buf: p.data, Off: p.pos, Timeout: s.opt.IOTimeout,
+			Kind: uring.OpWrite, File: h.file, Buf: p.data, Off: p.pos, Timeout: s.writeTimeout(),
 			Done: func(_ *uring.Op, n int, err error) {
 				if err == nil && n != len(p.data) {
 					err = fmt.Errorf("write %s: %d of %d bytes written at %d", h.file.Name(), n, len(p.data), p.pos)
@@ -297,7 +308,7 @@ func (s *Store) writeSome(h *handle, pieces []piece) error {
 		return err
 	}
 	expired := make(chan struct{})
-	guard := s.clock.AfterFunc(s.opt.IOTimeout+opGrace, func() { close(expired) })
+	guard := s.clock.AfterFunc(s.writeTimeout()+opGrace, func() { close(expired) })
 	defer guard.Stop()
 	select {
 	case <-w.done:
@@ -316,15 +327,23 @@ func (s *Store) sealed(l *Log, g *segment) {
 		g.indexSaved = true
 		hook = l.mu.onRoll
 	}
+	small := g.flushed < indexSyncWorth
 	partial := !g.sealed && g.flushed-g.indexed >= indexEvery
 	l.mu.Unlock()
 	switch {
 	case whole:
-		if err := s.saveIndex(l, g); err != nil {
+		write := s.writeFile
+		if small {
+			write = s.putFile
+		}
+		if err := s.saveIndexBy(l, g, write); err != nil {
 			// Not fatal: a missing index is rebuilt.
 			s.log.Warn("saving an index failed", "file", g.name, "error", err)
 		}
 		s.indexes.add(g)
+		l.mu.Lock()
+		g.settled = true
+		l.mu.Unlock()
 		if hook != nil {
 			hook(g.sum.next)
 		}
@@ -335,19 +354,28 @@ func (s *Store) sealed(l *Log, g *segment) {
 	}
 }
 
-// writeFile puts data into a file atomically: under another name, synced, renamed, directory synced.
+// writeFile puts data into a file atomically and durably: under another name, synced, renamed, directory synced.
 func (s *Store) writeFile(name string, data []byte) error {
+	if err := s.replaceFile(name, data, true); err != nil {
+		return err
+	}
+	return s.fs.SyncDir(path.Dir(name))
+}
+
+// putFile is writeFile without the syncs. After a power cut the file may be missing, older, or not what it says: its reader must be able to tell.
+func (s *Store) putFile(name string, data []byte) error { return s.replaceFile(name, data, false) }
+
+func (s *Store) replaceFile(name string, data []byte, durable bool) error {
 	tmp := name + tmpSuffix
-	f, err := s.fs.OpenFile(tmp, vfs.Create|vfs.Truncate)
+	f, err := s.createAnew(tmp)
 	if err != nil {
 		return err
 	}
 	if len(data) > 0 {
-		if _, err = s.engine.Do(&uring.Op{Kind: uring.OpWrite, File: f, Buf: data, Timeout: s.opt.IOTimeout}); err == nil {
-			_, err = s.engine.Do(&uring.Op{Kind: uring.OpFsync, File: f, Timeout: s.opt.IOTimeout})
-		}
-	} else {
-		_, err = s.engine.Do(&uring.Op{Kind: uring.OpFsync, File: f, Timeout: s.opt.IOTimeout})
+		_, err = s.engine.Do(&uring.Op{Kind: uring.OpWrite, File: f, Buf: data, Timeout: s.writeTimeout()})
+	}
+	if err == nil && durable {
+		_, err = s.engine.Do(&uring.Op{Kind: uring.OpFsync, File: f, Timeout: s.writeTimeout()})
 	}
 	if closeErr := s.meta.do("close", tmp, f.Close); err == nil {
 		err = closeErr
@@ -355,20 +383,32 @@ func (s *Store) writeFile(name string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := s.fs.Rename(tmp, name); err != nil {
-		return err
-	}
-	return s.fs.SyncDir(path.Dir(name))
+	return s.fs.Rename(tmp, name)
 }
 
 const tmpSuffix = ".tmp"
+
+// createAnew makes an empty file. One of that name is not used again but removed: a write that was given up on may still be on its way to it.
+func (s *Store) createAnew(name string) (vfs.File, error) {
+	f, err := s.openFile(name, vfs.Create|vfs.Exclusive)
+	if errors.Is(err, fs.ErrExist) {
+		if err = s.fs.Remove(name); err == nil {
+			f, err = s.openFile(name, vfs.Create|vfs.Exclusive)
+		}
+	}
+	return f, err
+}
+
+// writeTimeout is the deadline of a write or sync behind the WAL. It covers the time that the engine holds an operation back because
+// the disk is slow, and then the operation's own: whoever watches OldestIO has decided about a stall before.
+func (s *Store) writeTimeout() time.Duration { return 2 * s.opt.IOTimeout }
 
 // fileBytesMax bounds what readFile takes: the largest index of a segment of 2^31 bytes is below it.
 const fileBytesMax = 64 << 20
 
 // readFile reads a whole small file.
 func (s *Store) readFile(name string) ([]byte, error) {
-	f, err := s.fs.OpenFile(name, vfs.ReadOnly)
+	f, err := s.openFile(name, vfs.ReadOnly)
 	if err != nil {
 		return nil, asDeadline(err)
 	}

@@ -1,7 +1,6 @@
 package segment
 
 import (
-	"container/heap"
 	"context"
 	"fmt"
 	"sync"
@@ -12,8 +11,9 @@ import (
 )
 
 // flusher decides which log is flushed when: oldest LSN first, because that frees the WAL. A log becomes due by
-// bytes, by age, by WAL pressure (flushBelow), by memory pressure, or by flushAll. Workers sleep while nothing is due, and
-// the one timer is armed only while something is dirty: an idle store does nothing.
+// bytes, by age, by WAL pressure (flushBelow), by memory pressure, or by flushAll. What is due by bytes is flushed by itself; everything
+// else in groups of the oldest (group.go), so that thousands of logs with a little each cost one sync and not one each. Workers
+// sleep while nothing is due, and the one timer is armed only while something is dirty: an idle store does nothing.
 type flusher struct {
 	s       *Store
 	maxLSN  atomic.Uint64 // greatest LSN passed to Commit
@@ -22,25 +22,28 @@ type flusher struct {
 	mu struct {
 		sync.Mutex
 		work    sync.Cond
-		byLSN   dirtyHeap          // all dirty logs
-		due     dueHeap            // those to be flushed now
-		running int                // flushes under way
+		all     logHeap            // all dirty logs
+		idle    logHeap            // of these, those that no worker has
+		large   logHeap            // of the idle ones, those due by bytes
+		below   uint64             // idle logs that need the WAL below this are due
+		aged    time.Time          // idle logs that have been dirty since then are due
+		running int                // logs being flushed
 		entries map[*Log]*dirtyLog // dirty or being flushed
 		timer   clock.Timer        // armed for the oldest dirty log
 		armed   bool
-		full    bool // the disk is full: nothing runs until kick
+		rest    time.Time // no round begins by age before
+		began   time.Time // when the present round by age began; zero: there is none
+		full    bool      // the disk is full: nothing runs until kick
 		fullErr error
 		stopped bool
 		changed chan struct{} // closed at the next change, for flushAll; nil: nobody waits
 		eager   bool          // the present round was asked for by age or pressure: end it with a checkpoint
 		since   int64         // bytes flushed since the last checkpoint
+		cpBytes int64         // size of the last checkpoint
 		cpBusy  bool          // a worker is writing it
 		cpDue   bool          // write one although nothing needs a flush
 	}
 }
-
-// checkpointJob is what take returns when only a checkpoint is due.
-var checkpointJob = &dirtyLog{}
 
 // dirtyLog is a log's entry in the flusher.
 type dirtyLog struct {
@@ -48,18 +51,30 @@ type dirtyLog struct {
 	lsn     uint64
 	since   time.Time
 	bytes   int64 // committed and unflushed
-	atLSN   int   // index in byLSN; -1: not dirty any more (a flush is ending)
-	atDue   int   // index in due, -1: not due
+	at      [heapSlots]int
 	running bool
-	again   bool // became due while running
+	again   bool // became due by bytes while running
 }
 
-// checkpointBytes is how much may be flushed before a checkpoint is written in the middle of a round.
-const checkpointBytes = 16 << 20
+const (
+	// checkpointBytes is how much may be flushed before a checkpoint is written in the middle of a round; more where the checkpoint
+	// itself is large, so that it stays a small part of what is written.
+	checkpointBytes = 16 << 20
+	checkpointShare = 32
+	// groupLogs and groupBytes bound a group: between two syncs, so that one stays within its deadline on a slow disk. It holds the files of
+	// its logs open, so it has fewer logs where few files can be open.
+	groupLogs  = 1024
+	groupBytes = 16 << 20
+	// restFactor: between two rounds asked for by age the flusher rests this many times as long as the first one took, so that it leaves
+	// the disk to the WAL; at most restAges times the age.
+	restFactor = 9
+	restAges   = 12
+)
 
 func newFlusher(s *Store, workers int) *flusher {
 	f := &flusher{s: s}
 	f.mu.work.L = &f.mu
+	f.mu.all.slot, f.mu.idle.slot, f.mu.large.slot = slotAll, slotIdle, slotLarge
 	f.mu.entries = make(map[*Log]*dirtyLog)
 	for range workers {
 		f.workers.Go(f.run)
@@ -76,9 +91,10 @@ func (f *flusher) dirty(l *Log, lsn uint64, since time.Time, latest uint64, byte
 	defer f.mu.Unlock()
 	d := f.mu.entries[l]
 	if d == nil {
-		d = &dirtyLog{log: l, lsn: lsn, since: since, atLSN: -1, atDue: -1}
+		d = &dirtyLog{log: l, lsn: lsn, since: since}
 		f.mu.entries[l] = d
-		heap.Push(&f.mu.byLSN, d)
+		f.mu.all.add(d)
+		f.mu.idle.add(d)
 		f.armLocked()
 	} else if lsn != d.lsn {
 		d.lsn, d.since = lsn, since
@@ -87,73 +103,84 @@ func (f *flusher) dirty(l *Log, lsn uint64, since time.Time, latest uint64, byte
 	d.bytes = bytes
 	switch {
 	case bytes >= int64(f.s.opt.FlushBytes):
-		f.dueLocked(d)
+		f.largeLocked(d)
 	case f.s.budget.pressed():
 		f.mu.work.Signal()
 	}
 }
 
 func (f *flusher) fixLocked(d *dirtyLog) {
-	heap.Fix(&f.mu.byLSN, d.atLSN)
-	if d.atDue >= 0 {
-		heap.Fix(&f.mu.due, d.atDue)
-	}
+	f.mu.all.fix(d)
+	f.mu.idle.fix(d)
+	f.mu.large.fix(d)
 }
 
-func (f *flusher) dueLocked(d *dirtyLog) {
+func (f *flusher) largeLocked(d *dirtyLog) {
 	if d.running {
 		d.again = true
 		return
 	}
-	if d.atDue >= 0 {
-		return
+	if !f.mu.large.has(d) {
+		f.mu.large.add(d)
+		f.mu.work.Signal()
 	}
-	heap.Push(&f.mu.due, d)
-	f.mu.work.Signal()
 }
 
-// armLocked arms the timer for the oldest dirty log if it is not armed yet. Logs are aged roughly in the order of their LSNs.
+// armLocked arms the timer for the oldest dirty log if it is not armed yet. Logs are aged in the order of their LSNs.
 func (f *flusher) armLocked() {
-	if f.mu.armed || f.mu.full || f.mu.stopped || len(f.mu.byLSN) == 0 || f.s.Failed() != nil {
+	if f.mu.armed || f.mu.full || f.mu.stopped || f.mu.all.Len() == 0 || f.s.Failed() != nil {
 		return
 	}
-	wait := max(f.mu.byLSN[0].since.Add(f.s.opt.FlushAge).Sub(f.s.clock.Now()), 0)
+	at := f.mu.all.first().since.Add(f.s.opt.FlushAge)
+	if f.mu.rest.After(at) {
+		at = f.mu.rest
+	}
 	f.mu.armed = true
-	f.mu.timer = f.s.clock.AfterFunc(wait, f.aged)
+	f.mu.timer = f.s.clock.AfterFunc(max(at.Sub(f.s.clock.Now()), 0), f.age)
 }
 
-// aged makes due what is old, and with it what will be soon, so that rounds (each ends with a checkpoint) stay rare.
-func (f *flusher) aged() {
+// age makes due what is old, and with it what will be soon, so that rounds (each ends with a checkpoint) stay rare.
+func (f *flusher) age() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.mu.armed = false
 	if f.mu.stopped || f.mu.full {
 		return
 	}
-	limit := f.s.clock.Now().Add(-f.s.opt.FlushAge * 3 / 4)
-	for _, d := range f.mu.byLSN {
-		if !d.running && !d.since.After(limit) {
-			f.mu.eager = true
-			f.dueLocked(d)
+	now := f.s.clock.Now()
+	f.mu.aged = now.Add(-f.s.opt.FlushAge * 3 / 4)
+	if f.oldLocked() {
+		f.mu.eager = true
+		if f.mu.began.IsZero() {
+			f.mu.began = now
 		}
+		f.mu.work.Broadcast()
+		return
 	}
 	// The next timer is armed when the round ends; what is running now decides about itself then.
-	if len(f.mu.due) == 0 && f.mu.running == 0 {
+	if f.mu.running == 0 && f.mu.large.Len() == 0 {
 		f.armLocked()
 	}
+}
+
+// oldLocked reports whether an idle log is due by its age or by the WAL's need.
+func (f *flusher) oldLocked() bool {
+	if f.mu.idle.Len() == 0 {
+		return false
+	}
+	d := f.mu.idle.first()
+	return d.lsn < f.mu.below || !d.since.After(f.mu.aged)
 }
 
 func (f *flusher) flushBelow(lsn uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	any := false
-	for _, d := range f.mu.byLSN {
-		if d.lsn < lsn {
-			any, f.mu.eager = true, true
-			f.dueLocked(d)
-		}
-	}
-	if !any && f.mu.since > 0 {
+	f.mu.below = max(f.mu.below, lsn)
+	switch {
+	case f.oldLocked():
+		f.mu.eager = true
+		f.mu.work.Broadcast()
+	case f.mu.since > 0:
 		f.mu.cpDue = true
 		f.mu.work.Signal()
 	}
@@ -173,68 +200,73 @@ func (f *flusher) kick() {
 		return
 	}
 	f.mu.full, f.mu.fullErr = false, nil
-	for _, d := range f.mu.byLSN {
-		f.dueLocked(d)
-	}
+	f.mu.below = max(f.mu.below, f.maxLSN.Load()+1)
 	f.mu.eager = true
 	f.mu.work.Broadcast()
 }
 
-// take waits for a log to flush; nil means stop.
-func (f *flusher) take() *dirtyLog {
+// take waits for logs to flush, to be flushed together. None: only a checkpoint is due. ok is false to stop.
+func (f *flusher) take() (job []*dirtyLog, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for {
 		switch {
 		case f.mu.stopped:
-			return nil
+			return nil, false
 		case f.mu.full || f.s.Failed() != nil:
-		case len(f.mu.due) > 0:
-			d := heap.Pop(&f.mu.due).(*dirtyLog)
-			return f.startLocked(d)
+		case f.oldLocked():
+			return f.groupLocked(f.oldLocked), true
+		case f.mu.large.Len() > 0:
+			return []*dirtyLog{f.startLocked(f.mu.large.first())}, true
 		case f.mu.cpDue:
 			f.mu.cpDue, f.mu.eager = false, true
-			return checkpointJob
-		case len(f.mu.byLSN) > 0 && f.s.budget.pressed():
-			if d := f.oldestIdleLocked(); d != nil {
-				f.mu.eager = true
-				return f.startLocked(d)
-			}
+			return nil, true
+		case f.mu.idle.Len() > 0 && f.s.budget.pressed():
+			f.mu.eager = true
+			return f.groupLocked(func() bool { return f.mu.idle.Len() > 0 }), true
 		}
 		f.mu.work.Wait()
 	}
 }
 
+// groupLocked takes the oldest idle logs while more holds, within the bounds of a group.
+func (f *flusher) groupLocked(more func() bool) []*dirtyLog {
+	var job []*dirtyLog
+	logs := max(min(groupLogs, f.s.opt.OpenFilesMax/2/f.s.opt.Flushers), 1)
+	for bytes := int64(0); more() && len(job) < logs && bytes < groupBytes; {
+		d := f.startLocked(f.mu.idle.first())
+		bytes += d.bytes
+		job = append(job, d)
+	}
+	return job
+}
+
 func (f *flusher) startLocked(d *dirtyLog) *dirtyLog {
+	f.mu.idle.remove(d)
+	f.mu.large.remove(d)
 	d.running, d.again = true, false
 	f.mu.running++
 	return d
 }
 
-// oldestIdleLocked is the dirty log of the lowest LSN that no worker has. At most as many are skipped as there are workers, so a
-// search near the top of the heap would do; the heap is scanned because this is the slow path.
-func (f *flusher) oldestIdleLocked() *dirtyLog {
-	var best *dirtyLog
-	for _, d := range f.mu.byLSN {
-		if !d.running && (best == nil || d.lsn < best.lsn) {
-			best = d
-		}
-	}
-	return best
-}
-
 func (f *flusher) run() {
-	for d := f.take(); d != nil; d = f.take() {
-		if d == checkpointJob {
-			f.endOfFlush()
-			continue
+	for {
+		job, ok := f.take()
+		switch {
+		case !ok:
+			return
+		case len(job) == 0:
+		case len(job) == 1:
+			n, err := f.s.flushLog(job[0].log)
+			f.finish(job[0], n, err)
+		default:
+			f.s.flushGroup(job, f.finish)
 		}
-		n, err := f.s.flushLog(d.log)
-		f.finish(d, n, err)
+		f.endOfFlush()
 	}
 }
 
-// finish puts a log back after a flush of n bytes and ends the round if there is nothing more to do.
+// finish puts a log back after a flush of n bytes. endOfFlush must follow.
 func (f *flusher) finish(d *dirtyLog, n int64, err error) {
 	l := d.log
 	l.mu.Lock()
@@ -249,9 +281,10 @@ func (f *flusher) finish(d *dirtyLog, n int64, err error) {
 		f.forgetLocked(d)
 	default:
 		d.lsn, d.since, d.bytes = state.lsn, state.since, bytes
-		f.fixLocked(d)
+		f.mu.all.fix(d)
+		f.mu.idle.add(d)
 		if err == nil && (d.again || bytes >= int64(f.s.opt.FlushBytes)) {
-			f.dueLocked(d)
+			f.largeLocked(d)
 		}
 	}
 	f.mu.Unlock()
@@ -262,23 +295,24 @@ func (f *flusher) finish(d *dirtyLog, n int64, err error) {
 	if removed {
 		f.s.finishRemove(l)
 	}
-	f.endOfFlush()
 }
 
-// failed tells a full disk, which is waited out, from everything else, which is final.
+// failed tells a full disk, and one that is late if stalls are waited out, from everything else, which is final.
 func (f *flusher) failed(l *Log, err error) {
 	f.s.metrics.FlushFailures.Inc()
-	if !isNoSpace(err) {
+	switch {
+	case isNoSpace(err):
+		err = fmt.Errorf("%w: %w", ErrNoSpace, err)
+	case !f.s.opt.WaitOutStalls || !IsLate(err):
 		f.s.fail(l.dir, err)
 		return
 	}
-	err = fmt.Errorf("%w: %w", ErrNoSpace, err)
 	f.mu.Lock()
 	first := !f.mu.full
 	f.mu.full, f.mu.fullErr = true, err
 	f.mu.Unlock()
 	if first {
-		f.s.log.Warn("disk is full, data stays in memory and in the WAL", "dir", l.dir, "error", err)
+		f.s.log.Warn("nothing is flushed for now, data stays in memory and in the WAL", "dir", l.dir, "error", err)
 		f.s.opt.OnError(l.dir, err)
 	}
 }
@@ -308,13 +342,24 @@ func (f *flusher) beginCheckpoint() bool {
 	if f.mu.cpBusy || f.s.Failed() != nil {
 		return false
 	}
-	quiet := len(f.mu.due) == 0 && f.mu.running == 0
-	write := f.mu.since >= checkpointBytes || quiet && f.mu.eager && f.mu.since > 0
+	quiet := f.mu.running == 0 && f.mu.large.Len() == 0 && !f.oldLocked()
+	write := f.mu.since >= max(checkpointBytes, checkpointShare*f.mu.cpBytes) || quiet && f.mu.eager && f.mu.since > 0
 	if quiet {
 		f.mu.eager = false
+		f.restLocked()
 	}
 	f.mu.cpBusy = write
 	return write
+}
+
+// restLocked ends a round asked for by age: the next one keeps its distance.
+func (f *flusher) restLocked() {
+	if f.mu.began.IsZero() {
+		return
+	}
+	now := f.s.clock.Now()
+	f.mu.rest = now.Add(min(restFactor*now.Sub(f.mu.began), restAges*f.s.opt.FlushAge))
+	f.mu.began = time.Time{}
 }
 
 func (f *flusher) wakeLocked() {
@@ -326,12 +371,9 @@ func (f *flusher) wakeLocked() {
 }
 
 func (f *flusher) forgetLocked(d *dirtyLog) {
-	if d.atLSN >= 0 {
-		heap.Remove(&f.mu.byLSN, d.atLSN)
-	}
-	if d.atDue >= 0 {
-		heap.Remove(&f.mu.due, d.atDue)
-	}
+	f.mu.all.remove(d)
+	f.mu.idle.remove(d)
+	f.mu.large.remove(d)
 	delete(f.mu.entries, d.log)
 }
 
@@ -356,10 +398,10 @@ func (f *flusher) oldest() (lsn uint64, any bool) {
 	bound := f.maxLSN.Load()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.mu.byLSN) == 0 {
+	if f.mu.all.Len() == 0 {
 		return bound, false
 	}
-	return min(bound, f.mu.byLSN[0].lsn), true
+	return min(bound, f.mu.all.first().lsn), true
 }
 
 // flushAll makes all dirty logs due and waits until what they have now is flushed.
@@ -370,10 +412,11 @@ func (f *flusher) flushAll(ctx context.Context) error {
 	}
 	var wait []target
 	f.mu.Lock()
-	for l, d := range f.mu.entries {
+	for l := range f.mu.entries {
 		wait = append(wait, target{log: l})
-		f.dueLocked(d)
 	}
+	f.mu.below = max(f.mu.below, f.maxLSN.Load()+1)
+	f.mu.work.Broadcast()
 	f.mu.Unlock()
 	for i := range wait {
 		wait[i].to = wait[i].log.committedOffset()
@@ -431,54 +474,4 @@ func (d *dirtyState) endFlush(ok bool) {
 		d.any, d.lsn, d.since = d.later, d.laterLSN, d.laterAt
 	}
 	d.flushing, d.later = false, false
-}
-
-type dirtyHeap []*dirtyLog
-
-func (h dirtyHeap) Len() int           { return len(h) }
-func (h dirtyHeap) Less(i, j int) bool { return h[i].lsn < h[j].lsn }
-func (h dirtyHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].atLSN, h[j].atLSN = i, j
-}
-
-// Push is heap.Interface's.
-func (h *dirtyHeap) Push(x any) {
-	d := x.(*dirtyLog)
-	d.atLSN = len(*h)
-	*h = append(*h, d)
-}
-
-// Pop is heap.Interface's.
-func (h *dirtyHeap) Pop() any {
-	last := len(*h) - 1
-	d := (*h)[last]
-	(*h)[last] = nil
-	*h, d.atLSN = (*h)[:last], -1
-	return d
-}
-
-type dueHeap []*dirtyLog
-
-func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].lsn < h[j].lsn }
-func (h dueHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].atDue, h[j].atDue = i, j
-}
-
-// Push is heap.Interface's.
-func (h *dueHeap) Push(x any) {
-	d := x.(*dirtyLog)
-	d.atDue = len(*h)
-	*h = append(*h, d)
-}
-
-// Pop is heap.Interface's.
-func (h *dueHeap) Pop() any {
-	last := len(*h) - 1
-	d := (*h)[last]
-	(*h)[last] = nil
-	*h, d.atDue = (*h)[:last], -1
-	return d
 }

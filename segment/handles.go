@@ -1,25 +1,20 @@
 package segment
 
 import (
+	"errors"
 	"fmt"
-	"os"
 	"sync"
+	"syscall"
 
 	"weir/internal/vfs"
 )
 
-// handle is an open segment file and its mapping. It is counted: the cache holds one reference, every user
+// handle is an open segment file. It is counted: the cache holds one reference, every user
 // another, and the last one to go closes it. Deleting the file does not hurt its users.
 type handle struct {
 	s    *Store
 	file vfs.File
 	refs int // guarded by the cache's lock
-
-	mu struct {
-		sync.Mutex
-		maps []vfs.Mapping // the last one is the largest; the others may still be in use
-		size int64         // of the last one
-	}
 }
 
 // handleCache keeps the most recently used segment files open, at most max unless all are in use.
@@ -48,16 +43,26 @@ func (c *handleCache) acquire(g *segment, create bool) (*handle, error) {
 		c.mu.Unlock()
 		return h, nil
 	}
+	if h := g.pinned; h != nil {
+		h.refs++
+		c.mu.Unlock()
+		return h, nil
+	}
 	c.mu.Unlock()
 	flag := vfs.Flag(0)
 	if create {
 		flag = vfs.Create
 	}
-	f, err := c.s.fs.OpenFile(g.name, flag)
+	f, err := c.s.openFile(g.name, flag)
 	if err != nil {
 		return nil, fmt.Errorf("open segment: %w", g.gone(asDeadline(err)))
 	}
-	return c.install(g, &handle{s: c.s, file: f, refs: 1})
+	h := &handle{s: c.s, file: f, refs: 1}
+	if g.isReplaced() { // what was opened may be its successor, which has the same name
+		c.s.closeHandle(h)
+		return nil, fmt.Errorf("open segment: %w", errReplaced)
+	}
+	return c.install(g, h)
 }
 
 func (c *handleCache) install(g *segment, mine *handle) (*handle, error) {
@@ -74,6 +79,7 @@ func (c *handleCache) install(g *segment, mine *handle) (*handle, error) {
 		h.refs++
 		c.mu.lru.touch(&g.lru)
 		dead = append(dead, mine)
+	case g.uncached: // its last users go without the cache, which would hold a deleted file open
 	default:
 		h.refs++
 		g.handle = h
@@ -85,9 +91,7 @@ func (c *handleCache) install(g *segment, mine *handle) (*handle, error) {
 		}
 	}
 	c.mu.Unlock()
-	for _, d := range dead {
-		c.s.closeHandle(d)
-	}
+	c.s.closeFiles(dead)
 	return h, nil
 }
 
@@ -109,7 +113,14 @@ func (c *handleCache) dropLocked(g *segment, dead []*handle) []*handle {
 // drop forgets g's file.
 func (c *handleCache) drop(g *segment) {
 	c.mu.Lock()
+	g.uncached = true
 	dead := c.dropLocked(g, nil)
+	if h := g.pinned; h != nil {
+		g.pinned = nil
+		if h.refs--; h.refs == 0 {
+			dead = append(dead, h)
+		}
+	}
 	c.mu.Unlock()
 	for _, d := range dead {
 		c.s.closeHandle(d)
@@ -122,7 +133,7 @@ func (c *handleCache) retain(h *handle) {
 	c.mu.Unlock()
 }
 
-// release gives one reference back. It does no I/O: closing and unmapping happen in the background.
+// release gives one reference back. It does no I/O: files are closed in the background.
 func (c *handleCache) release(h *handle) {
 	c.mu.Lock()
 	h.refs--
@@ -147,55 +158,58 @@ func (c *handleCache) close() {
 	}
 }
 
-// closeHandle unmaps and closes h in the background: munmap may wait for a fault that waits for the disk.
-func (s *Store) closeHandle(h *handle) {
-	s.background(func() {
-		err := s.meta.do("close", h.file.Name(), func() error {
-			h.mu.Lock()
-			maps := h.mu.maps
-			h.mu.maps = nil
-			h.mu.Unlock()
-			var first error
-			for _, m := range maps {
-				if err := m.Close(); err != nil && first == nil {
-					first = err
-				}
-			}
-			if err := h.file.Close(); err != nil && first == nil {
-				first = err
-			}
-			return first
-		})
-		if err != nil {
-			s.log.Warn("closing a segment file failed", "file", h.file.Name(), "error", err)
+// relieve closes up to n files that nobody uses, the least recently used first, and waits for it and for those that are being closed
+// already. It returns how many that were.
+func (c *handleCache) relieve(n int) (closed int) {
+	dead := c.s.closes.steal()
+	c.mu.Lock()
+	for len(dead) < n {
+		victim, ok := c.mu.lru.oldest()
+		if !ok {
+			break
 		}
-	})
+		dead = c.dropLocked(victim, dead)
+	}
+	c.mu.Unlock()
+	c.s.closeFiles(dead)
+	return len(dead) + c.s.closes.wait()
 }
 
-// mapping returns a mapping of at least need bytes; a new one covers capacity bytes, so that a growing file is
-// mapped once.
-func (h *handle) mapping(need, capacity int64) (vfs.Mapping, error) {
-	h.mu.Lock()
-	if n := len(h.mu.maps); n > 0 && h.mu.size >= need {
-		m := h.mu.maps[n-1]
-		h.mu.Unlock()
-		return m, nil
+// relieveFiles is how many files are closed to be able to open one.
+const relieveFiles = 16
+
+// openFile opens a file. If the process has as many open as it may, files that are only cached make room: connections and other
+// parts of the process share the limit, and running into it must not look like a failing disk.
+func (s *Store) openFile(name string, flag vfs.Flag) (vfs.File, error) {
+	tooMany := func(err error) bool { return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) }
+	for {
+		f, err := s.fs.OpenFile(name, flag)
+		if !tooMany(err) {
+			return f, err
+		}
+		s.relief <- struct{}{} // one at a time: what another one closes makes room for all
+		f, err = s.fs.OpenFile(name, flag)
+		closed := 0
+		if tooMany(err) {
+			closed = s.handles.relieve(relieveFiles)
+		}
+		<-s.relief
+		if closed == 0 {
+			return f, err
+		}
 	}
-	h.mu.Unlock()
-	page := int64(os.Getpagesize())
-	size := (max(need, capacity) + page - 1) / page * page
-	// The late result of a map call that outlived its deadline is unmapped again.
-	m, err := call(h.s.meta, "map", h.file.Name(), func() (vfs.Mapping, error) { return h.file.Map(size) },
-		func(m vfs.Mapping) { _ = m.Close() })
-	if err != nil {
-		return nil, err
+}
+
+// closeWorkers is how many files are closed at once.
+const closeWorkers = 4
+
+// closeHandle closes h in the background.
+func (s *Store) closeHandle(h *handle) { s.closes.add(h) }
+
+func (s *Store) closeFiles(list []*handle) {
+	for _, h := range list {
+		if err := h.file.Close(); err != nil {
+			s.log.Warn("closing a segment file failed", "file", h.file.Name(), "error", err)
+		}
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if size >= h.mu.size {
-		h.mu.maps, h.mu.size = append(h.mu.maps, m), size
-	} else {
-		h.mu.maps = append([]vfs.Mapping{m}, h.mu.maps...)
-	}
-	return m, nil
 }

@@ -62,7 +62,7 @@ func (r *headerReader) header(position, next int64) (record.Batch, error) {
 		return nil, r.g.corrupt(position, next, fmt.Errorf("%w: file ends %d bytes into a header", record.ErrShort, int64(r.n)-at))
 	}
 	b := record.Batch((*r.buf)[at : at+record.HeaderSize])
-	if err := checkHeader(b, next, r.end-position); err != nil {
+	if err := checkHeader(b, next, r.end-position, r.g.gapsEnd); err != nil {
 		return nil, r.g.corrupt(position, next, err)
 	}
 	return b, nil

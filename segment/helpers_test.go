@@ -175,7 +175,7 @@ func flushAll(t testing.TB, s *Store) {
 	}
 }
 
-// readRange copies a range's bytes. Mapped memory of an in-memory test file is safe to touch after Populate.
+// readRange copies a range's bytes.
 func readRange(r *Range) []byte {
 	var out []byte
 	for _, b := range r.Buffers() {

@@ -127,6 +127,9 @@ func (s *Store) loadIndex(g *segment, done chan struct{}) {
 	}
 	l := g.log
 	l.mu.Lock()
+	if g.replaced {
+		err = errReplaced // what was read may be its successor's
+	}
 	g.loading, g.loadErr = nil, err
 	if err == nil {
 		g.ix, g.sum, g.summed = &ix, sum, true
@@ -185,7 +188,8 @@ func (s *Store) readIndexFiles(g *segment) (ix index, sum summary, err error) {
 	return ix, sums[0], nil
 }
 
-// rebuildIndex makes a sealed segment's index from its headers. With a *CorruptError it returns what comes before the damage.
+// rebuildIndex makes a sealed segment's index from its batches. With a *CorruptError, which is the first damage, it returns what there is
+// besides; that is not saved, so that the damage is found again.
 func (s *Store) rebuildIndex(g *segment) (index, summary, error) {
 	s.metrics.IndexRebuilds.Inc()
 	g.log.mu.Lock()
@@ -198,20 +202,13 @@ func (s *Store) rebuildIndex(g *segment) (index, summary, error) {
 		return ix, sum, err
 	}
 	defer s.handles.release(h)
-	r := newHeaderReader(s, g, h, size, scanWindow)
-	defer r.close()
-	var since int64
-	for sum.bytes < size {
-		b, err := r.header(sum.bytes, sum.next)
-		if err != nil {
-			return ix, sum, err
-		}
-		sum.note(&ix, b, int64(b.Size()), &since, interval)
+	if err := s.indexBatches(fileView{g: g, end: size, next: next}, h, &ix, &sum, interval); err != nil {
+		return ix, sum, err
 	}
 	if sum.next != next {
 		return ix, sum, g.corrupt(sum.bytes, sum.next, fmt.Errorf("segment ends at offset %d, the next one begins at %d", sum.next, next))
 	}
-	if err := s.writeIndex(g, ix, sum); err != nil {
+	if err := s.writeIndex(g, ix, sum, s.writeFile); err != nil {
 		s.log.Warn("saving a rebuilt index failed", "file", g.name, "error", err)
 	}
 	return ix, sum, nil
@@ -219,7 +216,9 @@ func (s *Store) rebuildIndex(g *segment) (index, summary, error) {
 
 // saveIndex writes the index files of what is flushed. The greatest timestamp of an active segment may then be one of its
 // tail, which a crash can lose: it is an upper bound, and who looks for that record must cope with its absence.
-func (s *Store) saveIndex(l *Log, g *segment) error {
+func (s *Store) saveIndex(l *Log, g *segment) error { return s.saveIndexBy(l, g, s.writeFile) }
+
+func (s *Store) saveIndexBy(l *Log, g *segment, write func(name string, data []byte) error) error {
 	l.mu.Lock()
 	ix, ok := g.indexLocked()
 	sum := g.sum
@@ -231,12 +230,12 @@ func (s *Store) saveIndex(l *Log, g *segment) error {
 	g.indexed = sum.bytes
 	l.mu.Unlock()
 	ix.truncate(sum.bytes, sum.next)
-	return s.writeIndex(g, ix, sum)
+	return s.writeIndex(g, ix, sum, write)
 }
 
-func (s *Store) writeIndex(g *segment, ix index, sum summary) error {
-	if err := s.writeFile(g.indexName(offsetIndex), encodeIndex(offsetIndex, g.base, ix.offsets, sum)); err != nil {
+func (s *Store) writeIndex(g *segment, ix index, sum summary, write func(name string, data []byte) error) error {
+	if err := write(g.indexName(offsetIndex), encodeIndex(offsetIndex, g.base, ix.offsets, sum)); err != nil {
 		return err
 	}
-	return s.writeFile(g.indexName(timeIndex), encodeIndex(timeIndex, g.base, ix.times, sum))
+	return write(g.indexName(timeIndex), encodeIndex(timeIndex, g.base, ix.times, sum))
 }

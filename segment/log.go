@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weir/internal/iobuf"
@@ -14,11 +15,19 @@ import (
 type Config struct {
 	SegmentBytes       int64         // roll before a segment would exceed this; at most 2^31-1
 	SegmentAge         time.Duration // roll when a batch is this much newer than the segment's first; <= 0: never
+	SegmentJitter      time.Duration // shorten SegmentAge by up to this much, differently for each segment
+	IndexBytes         int64         // roll when an index has this size; <= 0: never
 	RetentionBytes     int64         // delete the oldest segments beyond this size; < 0: never
 	RetentionAge       time.Duration // delete segments whose newest record is older; < 0: never
+	RetentionCheck     time.Duration // a segment is not rolled by retention, nor a deletion tried again, sooner than this; default 1 min
 	IndexIntervalBytes int           // an index entry per so many bytes, held between 512 B and 64 KiB
 	FileDeleteDelay    time.Duration // accepted and not needed: readers hold references, so files go at once
 	Delete             bool          // cleanup.policy has delete
+	Compact            bool          // cleanup.policy has compact
+	DeleteRetention    time.Duration // compaction keeps tombstones for so long
+	MinCompactionLag   time.Duration // a record is not compacted before
+	MaxCompactionLag   time.Duration // nor, if possible, later than this; <= 0 or the greatest Duration: no bound
+	MinDirtyRatio      float64       // share of a log that must be dirty before it is compacted
 }
 
 const (
@@ -40,9 +49,12 @@ type Log struct {
 	path string
 	cfg  func() *Config
 
+	epochEnd atomic.Int64 // the newest leader epoch plus 1; 0: not known
+
 	mu struct { // lock order: Log.mu, then flusher.mu, cache locks, budget
 		sync.Mutex
 		start     int64 // log start offset
+		saved     int64 // the log start of a durable checkpoint: files below it may go
 		end       int64 // next offset to append
 		segs      []*segment
 		tail      tail
@@ -53,8 +65,13 @@ type Log struct {
 		dirMade   bool
 		closed    bool
 		removed   bool
-		trimming  bool // a background deletion runs
-		dirty     dirtyState
+		trimming  bool          // a background deletion or an exchange of segments runs
+		trimmed   chan struct{} // closed when trimming ends; nil: nobody waits
+
+		clean       cleanState
+		compacting  bool  // a compaction runs
+		halfSwapped error // one has failed at a point where only a restart helps
+		dirty       dirtyState
 	}
 }
 
@@ -181,7 +198,8 @@ func (l *Log) append(b record.Batch, own *iobuf.Buf, kept []byte, cfg *Config) (
 	}
 	g := l.activeLocked()
 	if g.mustRollLocked(b, cfg) {
-		g = l.rollLocked()
+		l.sealActiveLocked(g)
+		g = l.activeLocked()
 	}
 	data := l.mu.tail.place(g, own, kept, b, l.mu.end)
 	g.noteLocked(b, int64(len(b)), cfg.indexInterval())

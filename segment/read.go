@@ -6,7 +6,6 @@ import (
 	"sort"
 
 	"weir/internal/record"
-	"weir/internal/vfs"
 )
 
 // cursors remember where sequential readers will continue, so that they need no search.
@@ -47,38 +46,65 @@ func (l *Log) remember(offset int64, g *segment, position int64) {
 	c.next = (c.next + 1) % len(c.at)
 }
 
-// Read returns whole batches from the one that contains offset on, all of whose records are below limitOffset, at most maxBytes of
+// Read is ReadShare for a reader whose memory is not bounded.
+func (l *Log) Read(offset, limitOffset int64, maxBytes int, minOneBatch bool) (*Range, error) {
+	return l.ReadShare(nil, offset, limitOffset, maxBytes, minOneBatch)
+}
+
+// ReadShare returns whole batches from the one that contains offset on, all of whose records are below limitOffset, at most maxBytes of
 // them; with minOneBatch the first one even if it is larger. It returns what lies together: in the tail, or in
 // one segment file. Nothing below the limit (offset == End included) gives an empty Range. An offset outside the log is an
 // *OffsetError. The caller must Release the Range.
 //
+// If there is no memory for that much the range is smaller, and ErrReadMemory if there is none for one batch.
+//
 // Tail reads touch memory only. File reads may block, at most the I/O timeout for each of the few steps they need, and then
-// fail with ErrDeadline.
-func (l *Log) Read(offset, limitOffset int64, maxBytes int, minOneBatch bool) (*Range, error) {
+// fail with ErrDeadline. They are verified: a range ends before damage, and one that would begin in it is a *CorruptError.
+func (l *Log) ReadShare(sh *Share, offset, limitOffset int64, maxBytes int, minOneBatch bool) (*Range, error) {
 	q := query{offset: offset, limit: limitOffset, max: int64(max(maxBytes, 0)), one: minOneBatch}
+	for {
+		r, err := l.readOnce(sh, &q)
+		if errors.Is(err, errReplaced) { // by a compaction: the next look finds its successor
+			continue
+		}
+		if err != nil || r != nil {
+			return r, err
+		}
+	}
+}
+
+// readOnce reads from where q says. It returns no range where nothing from q.offset on is left in that segment, and moves q to the next one.
+func (l *Log) readOnce(sh *Share, q *query) (*Range, error) {
 	l.mu.Lock()
-	if err := l.checkOffsetLocked(offset); err != nil {
+	if err := l.checkOffsetLocked(q.offset); err != nil {
 		l.mu.Unlock()
 		return nil, err
 	}
 	q.limit = min(q.limit, l.mu.end)
-	if offset >= q.limit {
+	if q.offset >= q.limit {
 		l.mu.Unlock()
-		return l.s.newRange(offset), nil
+		return l.s.newRange(q.offset), nil
 	}
-	if first, ok := l.mu.tail.first(); ok && offset >= first {
-		r, err := l.readTailLocked(q)
+	if first, ok := l.mu.tail.first(); ok && q.offset >= first {
+		r, err := l.readTailLocked(*q)
 		l.mu.Unlock()
+		if err == nil {
+			err = r.admit(sh)
+		}
 		if err != nil {
 			return nil, err
 		}
 		return r.handOut(), nil
 	}
-	v := l.fileViewLocked(offset)
+	v := l.fileViewLocked(q.offset)
 	l.mu.Unlock()
-	r, err := l.readFile(v, q)
-	if err != nil {
-		return nil, fmt.Errorf("read %s at offset %d: %w", l.dir, offset, err)
+	r, err := l.readFile(sh, v, *q)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read %s at offset %d: %w", l.dir, q.offset, err)
+	case r == nil:
+		q.offset = v.next
+		return nil, nil
 	}
 	return r.handOut(), nil
 }
@@ -171,12 +197,11 @@ func (l *Log) extentAtLocked(g *segment, i int, position int64) int {
 
 // fileView is what a reader of a segment's file needs to know of it, taken under the lock.
 type fileView struct {
-	g        *segment
-	end      int64 // position and offset up to which the file may be read
-	next     int64
-	capacity int64
-	from     int64 // known position of the offset asked for; -1: to be searched
-	damage   error // reading ends at damage
+	g      *segment
+	end    int64 // position and offset up to which the file may be read
+	next   int64
+	from   int64 // known position of the offset asked for; -1: to be searched
+	damage error // a walk ends at damage that is known; a read goes on behind it
 }
 
 func (l *Log) fileViewLocked(offset int64) fileView {
@@ -187,125 +212,12 @@ func (l *Log) fileViewLocked(offset int64) fileView {
 	} else if offset == g.base {
 		from = 0
 	}
-	v := fileView{g: g, end: g.flushed, next: g.flushedNext, from: from, capacity: g.flushed}
-	if !g.sealed {
-		v.capacity = max(v.capacity, l.cfg().SegmentBytes)
-	}
-	v.limitLocked()
-	return v
+	return fileView{g: g, end: g.flushed, next: g.flushedNext, from: from}
 }
 
-// limitLocked keeps a view before known damage.
+// limitLocked keeps a walk's view before known damage.
 func (v *fileView) limitLocked() {
 	if v.g.damage != nil && v.g.damageAt <= v.end {
 		v.end, v.next, v.damage = v.g.damageAt, v.g.damageOf, v.g.damage
 	}
-}
-
-func (l *Log) readFile(v fileView, q query) (*Range, error) {
-	ix, err := l.s.index(v.g)
-	if err != nil {
-		return nil, err
-	}
-	l.mu.Lock()
-	v.limitLocked() // loading the index may have found damage
-	l.mu.Unlock()
-	if q.offset >= v.next {
-		if v.damage != nil {
-			return nil, v.damage
-		}
-		return nil, v.g.corrupt(v.end, v.next, fmt.Errorf("segment ends before offset %d", q.offset))
-	}
-	h, err := l.s.handles.acquire(v.g, false)
-	if err != nil {
-		return nil, err
-	}
-	r, err := l.cutFile(h, v, &ix, q)
-	if err != nil || r.h == nil {
-		l.s.handles.release(h)
-	}
-	return r, err
-}
-
-// cutFile decides what of the file is returned, and brings it into memory. If the range has bytes it takes over the reference to h.
-func (l *Log) cutFile(h *handle, v fileView, ix *index, q query) (*Range, error) {
-	hr := newHeaderReader(l.s, v.g, h, v.end, lookupWindow)
-	defer hr.close()
-	at, pos, err := findBatch(hr, ix, v, q.offset)
-	if err != nil {
-		return nil, err
-	}
-	end, next, err := endBatch(hr, ix, v, q, at, pos)
-	if err != nil {
-		return nil, err
-	}
-	if end == pos {
-		return l.s.newRange(q.offset), nil
-	}
-	m, err := h.mapping(end, v.capacity)
-	if err != nil {
-		return nil, err
-	}
-	if err := l.s.populate(h, m, pos, end-pos); err != nil {
-		return nil, err
-	}
-	r := l.s.newRange(at)
-	r.h, r.next, r.size = h, next, int(end-pos)
-	r.bufs = append(r.bufs, m.Bytes()[pos:end:end])
-	l.remember(next, v.g, end)
-	return r, nil
-}
-
-// findBatch returns the offset and position of the batch that contains offset.
-func findBatch(hr *headerReader, ix *index, v fileView, offset int64) (at, pos int64, err error) {
-	if v.from >= 0 {
-		return offset, v.from, nil
-	}
-	for at, pos = ix.floor(offset); ; {
-		b, err := hr.header(pos, at)
-		if err != nil {
-			return 0, 0, err
-		}
-		if b.NextOffset() > offset {
-			return at, pos, nil
-		}
-		at, pos = b.NextOffset(), pos+int64(b.Size())
-	}
-}
-
-// endBatch returns where the range that starts with the batch at pos ends. Without walking it can end at
-// the file's end or before any indexed batch.
-func endBatch(hr *headerReader, ix *index, v fileView, q query, at, pos int64) (end, next int64, err error) {
-	if v.end-pos <= q.max && v.next <= q.limit {
-		return v.end, v.next, nil
-	}
-	if o, p, ok := ix.cut(min(pos+q.max, v.end), min(q.limit, v.next)); ok && p > pos {
-		return p, o, nil
-	}
-	for end, next = pos, at; end < v.end; {
-		b, err := hr.header(end, next)
-		if err != nil {
-			return 0, 0, err
-		}
-		if !q.fits(end-pos, int64(b.Size()), b.NextOffset()) {
-			break
-		}
-		end, next = end+int64(b.Size()), b.NextOffset()
-	}
-	return end, next, nil
-}
-
-// populate brings a mapped range into memory. The mapping stays until the system call ends, even if that is after the deadline.
-func (s *Store) populate(h *handle, m vfs.Mapping, off, n int64) error {
-	began := s.clock.Now()
-	s.handles.retain(h)
-	err := s.reads.do("populate", h.file.Name(), func() error {
-		defer s.handles.release(h)
-		return m.Populate(off, n)
-	})
-	if late, ok := errors.AsType[*DeadlineError](err); ok && late.Queued {
-		s.handles.release(h) // it never ran
-	}
-	s.metrics.PopulateSecs.Observe(s.clock.Now().Sub(began).Seconds())
-	return err
 }

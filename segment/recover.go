@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"weir/internal/record"
-	"weir/uring"
 )
 
 // Open opens a log in dir, a name below the store's directory. Everything below recoveryPoint is known to be synced (0: unknown); logStart is the
@@ -27,6 +26,7 @@ func (s *Store) Open(dir string, cfg func() *Config, recoveryPoint, logStart int
 		return nil, fmt.Errorf("open log %s: recovery point %d, log start %d, want >= 0", dir, recoveryPoint, logStart)
 	}
 	l := &Log{s: s, dir: dir, path: path.Join(s.opt.Dir, dir), cfg: cfg}
+	l.mu.clean.horizon = noHorizon
 	s.mu.Lock()
 	exists := s.mu.dirs[dir]
 	switch {
@@ -73,11 +73,20 @@ func (s *Store) openFiles(l *Log, exists bool, recoveryPoint, logStart int64) er
 			return err
 		}
 		g.size, g.flushed, g.created = info.Size(), info.Size(), true
+		if t := info.ModTime(); !t.IsZero() {
+			g.touched = t
+		}
 		if i < len(bases)-1 {
-			g.sealed, g.indexSaved, g.summed = true, true, false
+			g.sealed, g.indexSaved, g.settled, g.summed = true, true, true, false
 			g.next, g.flushedNext = bases[i+1], bases[i+1]
+			if base < l.mu.clean.gaps {
+				g.gapsEnd = g.next
+			}
 		}
 		segs[i] = g
+	}
+	if err := l.checkFirst(segs[0], logStart); err != nil {
+		return err
 	}
 	last := segs[len(segs)-1]
 	if err := s.recoverActive(last, max(recoveryPoint, last.base)); err != nil {
@@ -95,18 +104,36 @@ func (l *Log) begin(segs []*segment, start int64) error {
 	}
 	l.mu.Lock()
 	l.mu.segs, l.mu.start, l.mu.end = segs, start, last.next
+	l.mu.saved = start
 	l.mu.tail.committedNext = last.next
 	l.mu.Unlock()
 	l.s.trim(l)
 	return nil
 }
 
+// listNames returns what the log's directory holds, after finishing what a compaction had begun.
+func (s *Store) listNames(l *Log) ([]fs.DirEntry, error) {
+	for {
+		list, err := s.fs.List(l.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		names := make([]string, len(list))
+		for i, e := range list {
+			names[i] = e.Name()
+		}
+		if changed, err := s.resumeSwaps(l.path, names); err != nil || !changed {
+			return list, err
+		}
+	}
+}
+
 // listSegments returns the base offsets of the segment files in order and removes what a crash left half written.
 func (s *Store) listSegments(l *Log) ([]int64, error) {
-	list, err := s.fs.List(l.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	list, err := s.listNames(l)
 	if err != nil {
 		return nil, err
 	}
@@ -114,12 +141,17 @@ func (s *Store) listSegments(l *Log) ([]int64, error) {
 	for _, e := range list {
 		names[e.Name()] = true
 	}
+	if names[cleanerFile] {
+		if l.mu.clean, err = l.loadCleanState(); err != nil {
+			return nil, err
+		}
+	}
 	var bases []int64
 	for _, e := range list { // sorted by name, and names have a fixed width
 		if base, ok := parseSegmentName(e.Name()); ok {
 			bases = append(bases, base)
 		}
-		stray := strings.HasSuffix(e.Name(), tmpSuffix)
+		stray := strings.HasSuffix(e.Name(), tmpSuffix) || strings.HasSuffix(e.Name(), cleanedSuffix)
 		for _, kind := range []indexKind{offsetIndex, timeIndex} {
 			of, ok := strings.CutSuffix(e.Name(), kind.suffix())
 			stray = stray || ok && !names[of+logSuffix]
@@ -156,6 +188,11 @@ func (s *Store) recoverActive(g *segment, trusted int64) error {
 	defer r.close()
 	interval := g.log.cfg().indexInterval()
 	var since int64
+	if point := s.knownPoint(g.log.dir); point.RecoveryPoint == trusted {
+		if skipped, ok := point.Active.skip(g, size, trusted, sum); ok {
+			sum, since = skipped, interval+1 // the next batch gets an entry
+		}
+	}
 	for sum.bytes < size {
 		b, bad := r.header(sum.bytes, sum.next)
 		if bad == nil && sum.next >= trusted {
@@ -184,8 +221,14 @@ func (s *Store) recoverActive(g *segment, trusted int64) error {
 		return nil
 	}
 	// From now on it counts as flushed.
-	_, err = s.engine.Do(&uring.Op{Kind: uring.OpFdatasync, File: h.file, Timeout: s.opt.IOTimeout})
-	return err
+	return s.syncRecovered(h)
+}
+
+// knownPoint is what the checkpoint said of a log when the store was opened.
+func (s *Store) knownPoint(dir string) Checkpoint {
+	s.points.mu.Lock()
+	defer s.points.mu.Unlock()
+	return s.points.mu.known[dir]
 }
 
 // cut ends a torn segment at its last good batch.
@@ -211,7 +254,7 @@ func (s *Store) RemoveDir(dir string) error {
 	delete(s.points.mu.known, dir)
 	s.points.mu.Unlock()
 	if exists {
-		s.background(func() { s.removeDir(path.Join(s.opt.Dir, dir)) })
+		s.removals.add(path.Join(s.opt.Dir, dir))
 	}
 	return nil
 }

@@ -2,37 +2,14 @@ package segment
 
 import (
 	"fmt"
-	"path"
 	"time"
 )
 
-// AdvanceLogStart raises the log start offset (never lowers it). Whole segments below it are deleted in the
-// background; the new start is in the next checkpoint, which is written before that.
-func (l *Log) AdvanceLogStart(offset int64) error {
-	l.mu.Lock()
-	switch {
-	case l.mu.closed:
-		l.mu.Unlock()
-		return fmt.Errorf("advance log start of %s: %w", l.dir, ErrClosed)
-	case offset > l.mu.end:
-		err := &OffsetError{Offset: offset, Start: l.mu.start, End: l.mu.end}
-		l.mu.Unlock()
-		return fmt.Errorf("advance log start of %s: %w", l.dir, err)
-	case offset <= l.mu.start:
-		l.mu.Unlock()
-		return nil
-	}
-	l.mu.start = offset
-	l.mu.Unlock()
-	l.s.checkpointThen(func() { l.s.trim(l) })
-	return nil
-}
-
-// deletableLocked returns how many segments, the oldest first, lie wholly below the log start and are flushed. The
-// active one stays.
+// deletableLocked returns how many segments, the oldest first, lie wholly below the log start, durably so, and are flushed. The
+// active one stays. If a crash brought an older log start back, it would find some of them gone.
 func (l *Log) deletableLocked() int {
 	n := 0
-	for n < len(l.mu.segs)-1 && l.mu.segs[n+1].base <= l.mu.start && l.mu.segs[n].flushed == l.mu.segs[n].size {
+	for n < len(l.mu.segs)-1 && l.mu.segs[n+1].base <= l.mu.saved && l.mu.segs[n].flushed == l.mu.segs[n].size {
 		n++
 	}
 	return n
@@ -52,11 +29,7 @@ func (s *Store) trim(l *Log) {
 }
 
 func (s *Store) deleteSegments(l *Log) {
-	defer func() {
-		l.mu.Lock()
-		l.mu.trimming = false
-		l.mu.Unlock()
-	}()
+	defer l.releaseFiles()
 	if err := s.keepEnd(l); err != nil {
 		s.log.Warn("deleting old segments failed", "dir", l.dir, "error", err)
 		return
@@ -128,9 +101,6 @@ func (l *Log) EnforceRetention(now time.Time, limit int64) (deleted int, err err
 	if !cfg.Delete {
 		return 0, nil
 	}
-	if err := l.rollExpired(cfg, now, limit); err != nil {
-		return 0, err
-	}
 	start := l.LogStart()
 	for {
 		g, ok := l.oldestSealed(start, limit)
@@ -138,10 +108,13 @@ func (l *Log) EnforceRetention(now time.Time, limit int64) (deleted int, err err
 			break
 		}
 		expired, err := l.expired(g, cfg, now) // also loads what NextRetention needs to know
+		if isReplaced(err) {
+			continue // a compaction was faster
+		}
 		if err != nil {
 			return deleted, err
 		}
-		if !ok || !expired && !l.exceeds(g, start, cfg) {
+		if !ok && !l.rollExpired(g, cfg, now, limit) || !expired && !l.exceeds(g, start, cfg) {
 			break
 		}
 		start = g.next
@@ -157,37 +130,32 @@ func (l *Log) EnforceRetention(now time.Time, limit int64) (deleted int, err err
 	return deleted, nil
 }
 
-// rollExpired seals the active segment if all its records are expired, so that it can be deleted like the others.
-func (l *Log) rollExpired(cfg *Config, now time.Time, limit int64) error {
-	if cfg.RetentionAge < 0 {
-		return nil
-	}
+// rollExpired seals g, the only segment left, if it is the active one, and all its records are expired or nothing may be kept, so that it can
+// be deleted like the others. A segment lives for RetentionCheck at least: a producer of old records would otherwise make one
+// for each batch.
+func (l *Log) rollExpired(g *segment, cfg *Config, now time.Time, limit int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	g := l.activeLocked()
-	if l.mu.closed || g.size == 0 || g.next > limit || !g.sum.expired(cfg, now) || l.mu.tail.committedNext < g.next {
-		return nil
+	if l.mu.closed || g.sealed || g.size == 0 || g.next > limit || l.mu.tail.committedNext < g.next {
+		return false
 	}
-	l.rollLocked()
-	if g.flushed == g.size { // otherwise its flush finishes it
-		l.s.background(func() { l.s.sealed(l, g) })
+	if now.Before(g.began.Add(cfg.retentionCheck())) || cfg.RetentionBytes != 0 && !g.expiredLocked(cfg, now) {
+		return false
 	}
-	return nil
-}
-
-func (s *summary) expired(cfg *Config, now time.Time) bool {
-	return cfg.RetentionAge >= 0 && s.maxTime >= 0 && now.UnixMilli()-s.maxTime > cfg.RetentionAge.Milliseconds()
+	l.sealActiveLocked(g)
+	return true
 }
 
 func (l *Log) expired(g *segment, cfg *Config, now time.Time) (bool, error) {
 	if cfg.RetentionAge < 0 {
 		return false, nil
 	}
-	sum, _, err := l.s.summaryOf(g)
-	if err != nil {
+	if _, _, err := l.s.summaryOf(g); err != nil {
 		return false, fmt.Errorf("retention of %s: %w", l.dir, err)
 	}
-	return sum.expired(cfg, now), nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return g.expiredLocked(cfg, now), nil
 }
 
 // oldestSealed returns the oldest segment from start on; ok tells whether it is sealed and wholly below limit.
@@ -218,35 +186,70 @@ func (l *Log) exceeds(g *segment, start int64, cfg *Config) bool {
 	return size-g.size >= cfg.RetentionBytes
 }
 
-// retentionRetry is when to look again at a segment that is expired but could not be deleted, because the high watermark has
-// not passed it.
-const retentionRetry = time.Minute
+// retentionCheckDefault is what RetentionCheck is without a value.
+const retentionCheckDefault = time.Minute
 
-// NextRetention tells when age makes it worth calling EnforceRetention again; ok is false if age never will, as things are. It is now only for a log
-// whose oldest segment has not been looked into since it was opened. Size may make it worthwhile after any roll: see OnRoll.
+func (c *Config) retentionCheck() time.Duration {
+	if c.RetentionCheck <= 0 {
+		return retentionCheckDefault
+	}
+	return c.RetentionCheck
+}
+
+// NextRetention tells when time alone makes it worth calling EnforceRetention again; ok is false if it never will, as things are. It is now only
+// for a log whose oldest segment has not been looked into since it was opened. Size may make it worthwhile before: see RetentionRoom.
 func (l *Log) NextRetention(now time.Time) (at time.Time, ok bool) {
 	cfg := l.cfg()
-	if !cfg.Delete || cfg.RetentionAge < 0 {
+	if !cfg.Delete || cfg.RetentionAge < 0 && cfg.RetentionBytes != 0 {
 		return time.Time{}, false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, g := range l.mu.segs {
-		switch {
-		case g.next <= l.mu.start || g.size == 0:
+		if g.next <= l.mu.start || g.size == 0 {
 			continue
-		case !g.summed:
-			return now, true // not looked into yet
-		case g.sum.maxTime < 0:
-			return time.Time{}, false // has no timestamps and so never expires
 		}
-		at = time.UnixMilli(g.sum.maxTime).Add(cfg.RetentionAge + time.Millisecond)
+		if cfg.RetentionAge >= 0 && !g.summed {
+			return now, true // not looked into yet
+		}
+		at = g.began // RetentionBytes is 0: as soon as it may be
+		if cfg.RetentionBytes != 0 {
+			at = time.UnixMilli(g.largestTimeLocked()).Add(cfg.RetentionAge + time.Millisecond)
+		}
+		if soonest := g.began.Add(cfg.retentionCheck()); !g.sealed && at.Before(soonest) {
+			at = soonest
+		}
 		if !at.After(now) {
-			at = now.Add(retentionRetry)
+			at = now.Add(cfg.retentionCheck()) // it could not be deleted: the high watermark has not passed it
 		}
 		return at, true
 	}
 	return time.Time{}, false
+}
+
+// RetentionRoom is how much the log may grow until retention by size lets its oldest segment go; ok is false if there is nothing to let go.
+// Negative: it could go now.
+func (l *Log) RetentionRoom() (bytes int64, ok bool) {
+	cfg := l.cfg()
+	if !cfg.Delete || cfg.RetentionBytes < 0 {
+		return 0, false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var size, oldest int64
+	for _, g := range l.mu.segs {
+		if g.next <= l.mu.start {
+			continue
+		}
+		if size == 0 {
+			if !g.sealed {
+				return 0, false
+			}
+			oldest = g.size
+		}
+		size += g.size
+	}
+	return cfg.RetentionBytes + oldest - size, size > 0
 }
 
 // Remove closes l and deletes its directory in the background. Ranges that are out stay valid. Memory that the WAL may still read is
@@ -267,67 +270,5 @@ func (s *Store) Remove(l *Log) {
 	s.points.mu.Unlock()
 	if !s.flusher.forget(l) {
 		s.finishRemove(l)
-	}
-}
-
-// finishRemove runs when no flush of l is under way any more.
-func (s *Store) finishRemove(l *Log) {
-	l.mu.Lock()
-	l.mu.dirty = dirtyState{}
-	free := l.freeTailLocked()
-	segs := l.mu.segs
-	for _, g := range segs {
-		g.deleted = true
-	}
-	made := l.mu.dirMade
-	l.mu.Unlock()
-	release(free)
-	for _, g := range segs {
-		s.indexes.drop(g)
-		s.handles.drop(g)
-	}
-	if !made {
-		return
-	}
-	s.mu.Lock()
-	delete(s.mu.dirs, l.dir)
-	s.mu.Unlock()
-	s.checkpointThen(func() {}) // forgets it
-	s.background(func() {
-		s.removeDir(l.path)
-		s.Kick()
-	})
-}
-
-// removeDir renames a directory out of the way, so that a crash leaves it whole or marked, and deletes it.
-func (s *Store) removeDir(dir string) {
-	gone := dir + deletedSuffix
-	err := s.fs.Rename(dir, gone)
-	if err == nil {
-		err = s.fs.SyncDir(path.Dir(dir))
-	}
-	if ignoreNotExist(err) != nil {
-		s.log.Warn("deleting a log failed", "dir", dir, "error", err)
-		return
-	}
-	s.removeTree(gone)
-}
-
-// removeTree deletes a directory file by file, each step within its deadline.
-func (s *Store) removeTree(dir string) {
-	list, err := s.fs.List(dir)
-	for _, e := range list {
-		if err == nil {
-			err = ignoreNotExist(s.fs.Remove(path.Join(dir, e.Name())))
-		}
-	}
-	if err == nil {
-		err = s.fs.RemoveAll(dir)
-	}
-	if err == nil {
-		err = s.fs.SyncDir(path.Dir(dir))
-	}
-	if ignoreNotExist(err) != nil {
-		s.log.Warn("deleting a log failed; it is retried at the next start", "dir", dir, "error", err)
 	}
 }

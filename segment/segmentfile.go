@@ -7,6 +7,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"time"
 
 	"weir/internal/record"
 )
@@ -35,6 +36,15 @@ type segment struct {
 	created     bool // the file exists and its directory entry is synced
 	deleted     bool // no longer part of the log
 	indexSaved  bool // sealed and its final index files are written
+	settled     bool // nothing writes its files any more: it may be compacted
+	replaced    bool // deleted by a compaction: its offsets are in another segment now
+
+	// gapsEnd is constant: of a segment that compaction has written it is the offset after it, else 0. Where it is not 0, batches need not
+	// follow each other without gaps.
+	gapsEnd int64
+
+	began   time.Time // when it was begun, or this process opened it
+	touched time.Time // of one without timestamps: when it was last appended to
 
 	damage   error // what a rebuild of the index found at damageAt; reads end there
 	damageAt int64
@@ -44,9 +54,11 @@ type segment struct {
 	loading chan struct{} // closed when the load under way ends; nil: none
 	loadErr error         // of the last load
 
-	handle *handle // guarded by the handle cache: the cached open file
-	lru    lruNode[*segment]
-	ixLRU  lruNode[*segment]
+	handle   *handle // guarded by the handle cache: the cached open file
+	pinned   *handle // guarded by the handle cache: the open file of a segment that has another name on disk as yet
+	uncached bool    // guarded by the handle cache: dropped from it for good
+	lru      lruNode[*segment]
+	ixLRU    lruNode[*segment]
 }
 
 func segmentName(base int64) string { return fmt.Sprintf("%020d", base) }
@@ -65,7 +77,9 @@ func parseSegmentName(name string) (int64, bool) {
 }
 
 func newSegment(l *Log, base int64) *segment {
+	now := l.s.clock.Now()
 	return &segment{
+		began: now, touched: now,
 		log: l, base: base, name: path.Join(l.path, segmentName(base)+logSuffix),
 		next: base, flushedNext: base, sum: emptySummary(base), summed: true,
 	}
@@ -87,12 +101,18 @@ func (g *segment) noteLocked(b record.Batch, n int64, interval int64) {
 	}
 	g.sum.note(g.ix, b, n, &g.sinceEntry, interval)
 	g.size, g.next = g.sum.bytes, g.sum.next
+	if g.sum.maxTime < 0 {
+		g.touched = g.log.s.clock.Now()
+	}
 }
 
 // note extends a summary and an index by the batch b of n bytes. An entry is made before the first batch that
 // begins more than interval bytes after the last entry, as Kafka does.
 func (s *summary) note(ix *index, b record.Batch, n int64, sinceEntry *int64, interval int64) {
 	base, latest := b.BaseOffset(), b.MaxTimestamp()
+	if b.Count() == 0 {
+		latest = noTime // compaction has left nothing that has the time that the header names
+	}
 	if s.bytes == 0 {
 		s.firstTime = latest
 	} else if *sinceEntry > interval {
@@ -110,28 +130,14 @@ func (s *summary) note(ix *index, b record.Batch, n int64, sinceEntry *int64, in
 	*sinceEntry += n
 }
 
-// mustRollLocked reports whether b belongs into a new segment.
-func (g *segment) mustRollLocked(b record.Batch, c *Config) bool {
-	n := int64(len(b))
-	switch {
-	case g.size == 0:
-		return b.LastOffset()-g.base > 1<<31-1
-	case g.size+n > c.SegmentBytes, g.size+n > positionMax, b.LastOffset()-g.base > 1<<31-1:
-		return true
-	case c.SegmentAge <= 0 || g.sum.firstTime < 0 || b.MaxTimestamp() < 0:
-		return false
-	}
-	return b.MaxTimestamp()-g.sum.firstTime > c.SegmentAge.Milliseconds()
-}
-
 // corrupt describes damage at a position of the segment's file.
 func (g *segment) corrupt(position, offset int64, err error) error {
 	return &CorruptError{File: g.name, Position: position, Offset: offset, Err: err}
 }
 
 // checkHeader verifies what a header says against its place: it starts at offset next, with room bytes up to the
-// end. hdr has at least HeaderSize bytes.
-func checkHeader(hdr record.Batch, next, room int64) error {
+// end. In a segment that compaction has written (gapsEnd > 0) it may start later, but must end there. hdr has at least HeaderSize bytes.
+func checkHeader(hdr record.Batch, next, room, gapsEnd int64) error {
 	if hdr.Magic() != record.Magic {
 		return fmt.Errorf("%w: magic %d, want %d", record.ErrMagic, hdr.Magic(), record.Magic)
 	}
@@ -142,8 +148,12 @@ func checkHeader(hdr record.Batch, next, room int64) error {
 	if int64(size) > room {
 		return fmt.Errorf("%w: %d bytes where %d are left", record.ErrShort, size, room)
 	}
-	if hdr.BaseOffset() != next || hdr.LastOffsetDelta() < 0 {
-		return fmt.Errorf("%w: batch of offsets %d to %d where %d is expected", record.ErrInvalid, hdr.BaseOffset(), hdr.LastOffset(), next)
+	base := hdr.BaseOffset()
+	if hdr.LastOffsetDelta() < 0 || base != next && (base < next || base >= gapsEnd) {
+		return fmt.Errorf("%w: batch of offsets %d to %d where %d is expected", record.ErrInvalid, base, hdr.LastOffset(), next)
+	}
+	if gapsEnd > 0 && int64(hdr.LastOffsetDelta()) >= gapsEnd-base {
+		return fmt.Errorf("%w: batch of offsets %d to %d in a segment that ends at %d", record.ErrInvalid, base, hdr.LastOffset(), gapsEnd)
 	}
 	return nil
 }
@@ -155,6 +165,9 @@ func (g *segment) gone(err error) error {
 	}
 	g.log.mu.Lock()
 	defer g.log.mu.Unlock()
+	if g.replaced {
+		return errReplaced
+	}
 	if g.deleted {
 		return &OffsetError{Offset: g.base, Start: g.log.mu.start, End: g.log.mu.end}
 	}

@@ -12,7 +12,7 @@ import (
 
 func (l *Log) sidePath(name string) (string, error) {
 	bad := name == "" || name[0] == '.' || strings.ContainsAny(name, "/\x00")
-	for _, own := range []string{logSuffix, offsetIndex.suffix(), timeIndex.suffix(), tmpSuffix} {
+	for _, own := range []string{logSuffix, offsetIndex.suffix(), timeIndex.suffix(), tmpSuffix, cleanedSuffix, swapSuffix} {
 		bad = bad || strings.HasSuffix(name, own)
 	}
 	if bad {

@@ -3,9 +3,9 @@
 //
 // An append goes to the tail and touches memory only. The WAL (not known here) makes it durable and says so with Commit;
 // then the flusher writes it behind, coalesced and synced, to its segment file, and OnFlushed tells how much of the WAL
-// is still needed. Readers get Ranges: counted references to tail memory, or to mapped file bytes that a bounded
-// pool has brought into memory first. Go code never touches mapped bytes, because a page fault on a stalled disk stops the
-// whole process; headers are read with pread.
+// is still needed. Readers get Ranges: counted references to tail memory, or copies of file bytes that a bounded pool has read with a
+// deadline and whose checksums were verified. Files are never mapped: a page fault on a stalled disk stops the whole process. What
+// all ranges keep alive is bounded (readmem.go).
 //
 // The crash argument. (1) A file is created, and its directory entry synced, before bytes in it count as flushed, and segment
 // N+1's file is created only after all of segment N was written and synced: so only the last file can be torn. (2) The recovery point in
@@ -19,8 +19,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,14 +33,19 @@ const (
 	flushBytesDefault  = 1 << 20
 	flushAgeDefault    = 5 * time.Second
 	ioTimeoutDefault   = 2 * time.Second
-	openFilesDefault   = 4096
+	openFilesMin       = 32
+	openFilesMax       = 16384
 	indexBytesDefault  = 64 << 20
 	flushersDefault    = 3
 	readWorkersDefault = 32
+	readBytesDefault   = 128 << 20
 	metaWorkers        = 16
 	deletedSuffix      = ".deleted"
 	// indexWorth is from how many bytes on an active segment's index is saved at Close.
 	indexWorth = 1 << 20
+	// stallAfterMax: while the oldest operation is older than this nothing more is given to the disk. Steady submission into a
+	// stalled file system would in the end block the engine's own thread.
+	stallAfterMax = 250 * time.Millisecond
 )
 
 // StoreOptions say how a Store is made. FS and Dir are needed; the rest has defaults.
@@ -58,10 +61,12 @@ type StoreOptions struct {
 	FlushBytes     int           // a log is flushed when it has this much to flush; default 1 MiB
 	FlushAge       time.Duration // or when the oldest of it is this old; default 5 s
 	IOTimeout      time.Duration // of each I/O; default 2 s
-	OpenFilesMax   int           // segment files held open and mapped; default 4096
+	OpenFilesMax   int           // segment files held open; default half of the process's limit, at most 16384
 	IndexBytesMax  int64         // indexes of sealed segments held in memory; default 64 MiB
 	Flushers       int           // logs flushed at once; default 3
 	ReadWorkersMax int           // cold reads in system calls at once; default 32
+	ReadBytesMax   int64         // memory that ranges may keep alive; default 128 MiB
+	WaitOutStalls  bool          // a flush that was late (IsLate) is tried again after Kick, like one that met a full disk
 
 	// OnFlushed is called on a flusher's goroutine, never concurrently, after a checkpoint became durable: all data whose
 	// WAL entries lie below minLSN, among those committed before, is in segment files, so the WAL may release it. any tells
@@ -83,12 +88,19 @@ type Store struct {
 	metrics *Metrics
 	engine  *uring.Engine
 	budget  budget
-	reads   *pool // preads and populates
-	meta    *pool // map, close, truncate, size
+	memory  readMemory
+	damaged damagedPlaces
+	reads   *pool // preads
+	meta    *pool // close, truncate, size
 	handles *handleCache
 	indexes *indexCache
 	flusher *flusher
+	whole   *wholeSync
 	points  checkpointer
+	// removals are directories to delete, closes files to close.
+	removals workQueue[string]
+	closes   workQueue[*handle]
+	relief   chan struct{} // token of the one that closes files to be able to open one
 
 	failed atomic.Pointer[error]
 
@@ -102,6 +114,7 @@ type Store struct {
 		sync.Mutex
 		logs   map[string]*Log
 		dirs   map[string]bool // directories that exist
+		gather gather
 		closed bool
 	}
 }
@@ -134,7 +147,7 @@ func (o StoreOptions) withDefaults() (StoreOptions, error) {
 		o.FlushBytes = flushBytesDefault
 	}
 	if o.OpenFilesMax == 0 {
-		o.OpenFilesMax = openFilesDefault
+		o.OpenFilesMax = min(max(vfs.Descriptors()/2, openFilesMin), openFilesMax)
 	}
 	if o.Flushers == 0 {
 		o.Flushers = flushersDefault
@@ -144,12 +157,13 @@ func (o StoreOptions) withDefaults() (StoreOptions, error) {
 	}
 	def(&o.TailBytesMax, tailBytesDefault)
 	def(&o.IndexBytesMax, indexBytesDefault)
+	def(&o.ReadBytesMax, readBytesDefault)
 	def((*int64)(&o.FlushAge), int64(flushAgeDefault))
 	def((*int64)(&o.IOTimeout), int64(ioTimeoutDefault))
 	for name, v := range map[string]int64{
 		"TailBytesMax": o.TailBytesMax, "FlushBytes": int64(o.FlushBytes), "FlushAge": int64(o.FlushAge),
 		"IOTimeout": int64(o.IOTimeout), "OpenFilesMax": int64(o.OpenFilesMax), "Flushers": int64(o.Flushers),
-		"IndexBytesMax": o.IndexBytesMax, "ReadWorkersMax": int64(o.ReadWorkersMax),
+		"IndexBytesMax": o.IndexBytesMax, "ReadWorkersMax": int64(o.ReadWorkersMax), "ReadBytesMax": o.ReadBytesMax,
 	} {
 		if v < 0 {
 			return o, fmt.Errorf("segment: StoreOptions.%s is %d, want > 0", name, v)
@@ -166,11 +180,15 @@ func NewStore(o StoreOptions) (*Store, error) {
 	}
 	s := &Store{
 		opt: o, clock: o.Clock, log: o.Logger, metrics: o.Metrics,
-		fs:     vfs.Bounded(o.FS, o.IOTimeout, metaWorkers),
+		fs:     vfs.Bounded(vfs.Unbounded(o.FS), o.IOTimeout, metaWorkers),
 		reads:  newPool(o.Clock, o.IOTimeout, o.ReadWorkersMax),
 		meta:   newPool(o.Clock, o.IOTimeout, metaWorkers),
 		budget: budget{max: o.TailBytesMax},
+		memory: readMemory{max: o.ReadBytesMax, metrics: o.Metrics},
 	}
+	s.removals = workQueue[string]{s: s, workers: 1, batch: removeBatch, do: s.removeDirs}
+	s.closes = workQueue[*handle]{s: s, workers: closeWorkers, batch: 1, do: s.closeFiles}
+	s.relief = make(chan struct{}, 1)
 	s.handles = newHandleCache(s, o.OpenFilesMax)
 	s.indexes = newIndexCache(o.IndexBytesMax)
 	s.mu.logs = make(map[string]*Log)
@@ -182,13 +200,15 @@ func NewStore(o StoreOptions) (*Store, error) {
 		o.Engine.Logger = o.Logger
 	}
 	if o.Engine.StallAfter == 0 {
-		// A sync of roundBytes may well take longer than the engine's default on a slow but healthy disk, and what is held back
-		// meanwhile spends its own deadline.
-		o.Engine.StallAfter = o.IOTimeout / 2
+		o.Engine.StallAfter = min(o.IOTimeout/2, stallAfterMax)
 	}
 	if s.engine, err = uring.NewEngine(o.Engine); err != nil {
 		return nil, fmt.Errorf("segment: %w", err)
 	}
+	if err := s.firstCheckpoint(); err != nil {
+		return nil, errors.Join(fmt.Errorf("segment: first recovery points: %w", err), s.engine.Close())
+	}
+	s.whole = newWholeSync(s)
 	s.flusher = newFlusher(s, o.Flushers)
 	s.removeLeftovers()
 	return s, nil
@@ -218,16 +238,6 @@ func (s *Store) load() error {
 		s.points.mu.known = make(map[string]Checkpoint)
 	}
 	return nil
-}
-
-// removeLeftovers finishes the deletions that a crash interrupted.
-func (s *Store) removeLeftovers() {
-	for dir := range s.mu.dirs {
-		if strings.HasSuffix(dir, deletedSuffix) {
-			delete(s.mu.dirs, dir)
-			s.background(func() { s.removeTree(path.Join(s.opt.Dir, dir)) })
-		}
-	}
 }
 
 // Dirs returns the names of the log directories that exist, opened or not.
@@ -367,7 +377,7 @@ func (s *Store) Close(ctx context.Context) error {
 		l.close()
 	}
 	s.handles.close()
-	return errors.Join(err, s.waitBackground(ctx), s.engine.Close())
+	return errors.Join(err, s.waitBackground(ctx), s.engine.Close(), s.whole.close())
 }
 
 // saveActiveIndexes spares the next start the walk through segments that are large enough to matter. A

@@ -16,11 +16,17 @@ func (l *Log) FindByTimestamp(ts int64) (offset, timestamp int64, ok bool, err e
 			return 0, 0, false, nil
 		}
 		sum, next, err := l.s.summaryOf(g)
+		if isReplaced(err) {
+			continue // by a compaction: its successor is looked into
+		}
 		if err != nil {
 			return 0, 0, false, err
 		}
 		if sum.maxTime >= ts {
 			offset, timestamp, ok, err = l.findIn(g, max(from, l.LogStart()), next, ts)
+			if isReplaced(err) {
+				continue
+			}
 			if start := l.LogStart(); errors.Is(err, ErrOffsetOutOfRange) && start > from {
 				from = start // retention was faster
 				continue
@@ -74,13 +80,13 @@ func (l *Log) findIn(g *segment, from, limit, ts int64) (offset, timestamp int64
 	start := max(from, ix.timeFloor(ts))
 	err = l.walk(start, limit, scanWindow, func(p *place) (bool, error) {
 		if p.hdr.MaxTimestamp() < ts {
-			return true, nil
+			return true, p.check() // a batch is not passed over on the word of a header that may be damaged
 		}
 		b, err := p.load()
 		if err != nil {
 			return false, err
 		}
-		err = b.Each(func(r *record.Record) bool {
+		err = eachRecord(b, func(r *record.Record) bool {
 			if r.Timestamp >= ts && r.Offset >= from {
 				offset, timestamp, ok = r.Offset, r.Timestamp, true
 			}
@@ -93,6 +99,16 @@ func (l *Log) findIn(g *segment, from, limit, ts int64) (offset, timestamp int64
 
 // MaxTimestamp returns the first record that has the log's greatest timestamp. ok is false if no record has one.
 func (l *Log) MaxTimestamp() (offset, timestamp int64, ok bool, err error) {
+	for {
+		offset, timestamp, ok, err = l.findMax()
+		if !isReplaced(err) {
+			return offset, timestamp, ok, err
+		}
+	}
+}
+
+// findMax is MaxTimestamp; it fails with errReplaced if a compaction came between.
+func (l *Log) findMax() (offset, timestamp int64, ok bool, err error) {
 	var best summary
 	var in *segment
 	for from := l.LogStart(); ; {
@@ -132,13 +148,13 @@ func (l *Log) maxFrom(start int64) (offset, timestamp int64, ok bool, err error)
 	timestamp = noTime
 	err = l.walk(start, l.End(), scanWindow, func(p *place) (bool, error) {
 		if p.hdr.MaxTimestamp() <= timestamp {
-			return true, nil
+			return true, p.check()
 		}
 		b, err := p.load()
 		if err != nil {
 			return false, err
 		}
-		return true, b.Each(func(r *record.Record) bool {
+		return true, eachRecord(b, func(r *record.Record) bool {
 			if r.Timestamp > timestamp && r.Offset >= start {
 				offset, timestamp, ok = r.Offset, r.Timestamp, true
 			}

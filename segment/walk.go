@@ -67,8 +67,14 @@ func (l *Log) walk(from, limit int64, window int, fn func(p *place) (bool, error
 		if err != nil || !ok {
 			return err
 		}
-		again, err := l.walkStretch(&st, offset, limit, window, fn)
+		again, err := l.walkStretch(&st, offset, limit, window, func(p *place) (bool, error) {
+			offset = p.hdr.NextOffset()
+			return fn(p)
+		})
 		st.release()
+		if isReplaced(err) {
+			continue // go on behind the last batch that was handed out
+		}
 		if err != nil {
 			return fmt.Errorf("scan %s: %w", l.dir, err)
 		}
@@ -129,7 +135,10 @@ func (l *Log) walkFile(st *stretch, from, limit int64, window int, fn func(p *pl
 		}
 		size, next := int64(b.Size()), b.NextOffset()
 		if next > from {
-			if ok, err := fn(&place{offset: offset, hdr: b, file: hr, pos: pos}); err != nil || !ok {
+			if b.BaseOffset() >= limit {
+				return false, nil
+			}
+			if ok, err := fn(&place{offset: b.BaseOffset(), hdr: b, file: hr, pos: pos}); err != nil || !ok {
 				return false, err
 			}
 		}
@@ -167,9 +176,15 @@ func (p *place) load() (record.Batch, error) {
 }
 
 // Scan calls fn with the header (at least record.HeaderSize bytes, valid during the call) of each batch from the one containing from to the
-// log's end as of now. Bytes are read, never mapped. Damage is a *CorruptError.
+// log's end as of now. Batches are verified whole, except those without a producer: of them nothing but the offsets means anything to
+// who scans, and those are held against their neighbours. Damage is a *CorruptError.
 func (l *Log) Scan(from int64, fn func(header record.Batch) error) error {
 	return l.walk(from, l.End(), scanWindow, func(p *place) (bool, error) {
+		if p.hdr.ProducerID() != record.NoProducerID {
+			if err := p.check(); err != nil {
+				return false, err
+			}
+		}
 		return true, fn(p.hdr[:record.HeaderSize:record.HeaderSize])
 	})
 }

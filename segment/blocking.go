@@ -9,7 +9,7 @@ import (
 	"weir/internal/vfs"
 )
 
-// pool runs blocking system calls (populate, pread, map, truncate) with a deadline. Each runs on a goroutine of its
+// pool runs blocking system calls (pread, truncate) with a deadline. Each runs on a goroutine of its
 // own, at most cap(slots) at once; one that outlives its deadline keeps its slot until the kernel lets go, so a
 // stalled disk costs a bounded number of threads, and then callers fail after waiting for a slot.
 type pool struct {
@@ -74,11 +74,14 @@ func (p *pool) do(op, target string, fn func() error) error {
 // readAt fills buf from position off of f, as far as the file goes, and returns how much that was. After an error
 // buf may still be written to and must be dropped.
 func (p *pool) readAt(f vfs.File, buf []byte, off int64) (int, error) {
-	return call(p, "read", f.Name(), func() (int, error) {
-		n, err := f.ReadAt(buf, off)
-		if errors.Is(err, io.EOF) {
-			err = nil
-		}
-		return n, err
-	}, nil)
+	return call(p, "read", f.Name(), func() (int, error) { return readFull(f, buf, off) }, nil)
+}
+
+// readFull fills buf from position off of f, as far as the file goes.
+func readFull(f vfs.File, buf []byte, off int64) (int, error) {
+	n, err := f.ReadAt(buf, off)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return n, err
 }
