@@ -60,6 +60,10 @@ func (d *disk) read(name string, max int64) (b []byte, err error) {
 // change until the process ends if write fails.
 func (d *disk) write(name string, b []byte) error {
 	tmp := name + tmpSuffix
+	// A write that was given up on may still be on its way to a file of that name: it must not be this one.
+	if err := d.remove(tmp); err != nil {
+		return err
+	}
 	err := d.with(tmp, vfs.Create|vfs.Truncate, func(e *uring.Engine, f vfs.File) error {
 		for off := 0; off < len(b); off += ioChunkBytes {
 			chunk := b[off:min(off+ioChunkBytes, len(b))]

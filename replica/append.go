@@ -33,10 +33,9 @@ type Append struct {
 	LogStart      int64
 	Err           error
 
-	last  int64 // last offset, for the wait of a retry
-	p     *Partition
-	entry wal.Entry
-	next  *Append // among retries that wait
+	last  int64    // last offset, for the wait of a retry
+	batch *pending // while it waits for its own batch; guarded by the partition's lock
+	next  *Append  // among retries that wait
 }
 
 func (a *Append) fail(err error) {
@@ -59,7 +58,8 @@ func parseWALHead(head []byte) (id [16]byte, partition int32, err error) {
 }
 
 // Append gives the batch its offset and queues it for the WAL. The result comes through a.Done when the batch is
-// durable. Room must have been reserved before with Manager.Reserve. Errors: ErrNotHere, ErrStaleEpoch,
+// durable. Room must have been reserved before with Manager.Reserve. It touches memory only, but for the first batch of an idempotent
+// producer after a start, which waits until the partition's producers have been read. Errors: ErrNotHere, ErrStaleEpoch,
 // ErrOutOfOrder, ErrTimestamp, ErrTooLarge, ErrStorage.
 func (p *Partition) Append(a *Append) {
 	if err := p.append(a); err != nil {
@@ -71,13 +71,18 @@ func (p *Partition) Append(a *Append) {
 // append returns an error if nothing was queued. A retry of an older batch that is already durable is answered here.
 func (p *Partition) append(a *Append) error {
 	settings, now := p.settings.Load(), p.m.clk.Now().UnixMilli()
-	if err := settings.check(a.Batch, now); err != nil {
+	if err := settings.check(a.Batch); err != nil {
 		return err
 	}
 	if limit := p.m.wal.EntryBytesMax() - headSize; len(a.Batch) > limit {
 		return fmt.Errorf("%w: %d bytes, wal.file.bytes has room for %d", ErrTooLarge, len(a.Batch), limit)
 	}
-	a.p, a.Err, a.LogAppendTime, a.LogStart = p, nil, -1, p.log.LogStart()
+	if needsProducers(a.Batch) {
+		if err := p.loadProducers(); err != nil {
+			return err
+		}
+	}
+	a.Err, a.LogAppendTime, a.LogStart = nil, -1, p.log.LogStart()
 	if settings.LogAppendTime {
 		a.Batch.SetLogAppendTime(now)
 		a.LogAppendTime = now
@@ -111,8 +116,9 @@ func (p *Partition) append(a *Append) error {
 		p.mu.Unlock()
 		return fmt.Errorf("%w: %s: %w", ErrStorage, p.name, err)
 	}
-	a.entry = wal.Entry{Kind: wal.KindInline, Head: p.head, Body: stable, Owner: a}
-	if err := p.m.wal.Append(&a.entry); err != nil {
+	batch := pendings.Get().(*pending)
+	*batch = pending{p: p, last: a.last, a: a, entry: wal.Entry{Kind: wal.KindInline, Head: p.head, Body: stable, Owner: batch}}
+	if err := p.m.wal.Append(&batch.entry); err != nil {
 		// The tail holds a batch that will never be durable: nothing may follow it. Its room stays taken with it.
 		err = fmt.Errorf("%w: %s: %w", ErrStorage, p.name, err)
 		p.mu.failed = err
@@ -120,8 +126,14 @@ func (p *Partition) append(a *Append) error {
 		a.fail(err)
 		return nil
 	}
+	a.batch = batch
+	p.mu.pending.add(batch)
 	p.mu.producers.add(a.Batch, now)
-	p.mu.Unlock()
+	due := p.grownLocked(settings, int64(len(a.Batch)))
+	p.mu.Unlock() // from here on a may be another's
+	if due != nil {
+		due()
+	}
 	return nil
 }
 
@@ -130,7 +142,10 @@ func (p *Partition) refusedLocked() error {
 	if p.mu.closed {
 		return fmt.Errorf("%w: %s", ErrNotHere, p.name)
 	}
-	return p.mu.failed
+	if p.mu.failed != nil {
+		return p.mu.failed
+	}
+	return p.m.Down()
 }
 
 // repeatLocked answers a retry with the offsets of the original, at once if that is durable, else when it is.
@@ -153,13 +168,13 @@ func (m *Manager) committed(group []*wal.Entry, err error) {
 		return
 	}
 	for _, e := range group {
-		a := e.Owner.(*Append)
-		p := a.p
+		b := e.Owner.(*pending)
+		p := b.p
 		if !p.inGroup.touched {
 			p.inGroup.touched, p.inGroup.firstLSN = true, uint64(e.LSN)
 			m.touched = append(m.touched, p)
 		}
-		p.inGroup.next = a.last + 1
+		p.inGroup.next = b.last + 1
 		p.inGroup.bytes += int64(len(e.Body))
 	}
 	for i, p := range m.touched {
@@ -168,8 +183,7 @@ func (m *Manager) committed(group []*wal.Entry, err error) {
 	}
 	m.touched = m.touched[:0]
 	for _, e := range group {
-		a := e.Owner.(*Append)
-		a.Done(a)
+		e.Owner.(*pending).recycle()
 	}
 }
 
@@ -181,8 +195,9 @@ func (p *Partition) advance() {
 	p.committedBytes.Add(g.bytes)
 	p.highWatermark.Store(g.next)
 
+	var ready appends
 	p.mu.Lock()
-	var ready *Append
+	p.takeBelowLocked(g.next, &ready)
 	for link := &p.mu.retries; *link != nil; {
 		a := *link
 		if a.last >= g.next {
@@ -190,14 +205,10 @@ func (p *Partition) advance() {
 			continue
 		}
 		*link = a.next
-		a.next, ready = ready, a
+		ready.add(a)
 	}
 	p.mu.Unlock()
-	for ready != nil {
-		a := ready
-		ready, a.next = a.next, nil
-		a.Done(a)
-	}
+	ready.done(nil)
 	p.waiters.wake()
 }
 
@@ -208,23 +219,21 @@ func (m *Manager) notCommitted(group []*wal.Entry, cause error) {
 		err = fmt.Errorf("%w: shutting down: %w", ErrNotHere, cause)
 	}
 	for _, e := range group {
-		a := e.Owner.(*Append)
-		for ready := a.p.fail(err); ready != nil; {
-			retry := ready
-			ready, retry.next = retry.next, nil
-			retry.fail(err)
-		}
-		a.fail(err)
+		b := e.Owner.(*pending)
+		waiting := b.p.fail(err)
+		waiting.done(err)
+		b.recycle()
 	}
 }
 
-// fail stops the partition's appends and hands out the retries that were waiting.
-func (p *Partition) fail(err error) (waiting *Append) {
+// fail stops the partition's appends and hands out who waits for one. The WAL will report the batches one by one.
+func (p *Partition) fail(err error) (waiting appends) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mu.failed == nil {
 		p.mu.failed = err
 	}
-	waiting, p.mu.retries = p.mu.retries, nil
+	waiting = p.waitersLocked()
+	p.mu.pending = pendingQueue{}
 	return waiting
 }

@@ -1,12 +1,19 @@
 package replica
 
-import "errors"
+import (
+	"errors"
+
+	"weir/internal/record"
+)
 
 var (
 	// ErrNotHere: this node has no such partition, or it has just been deleted.
 	ErrNotHere = errors.New("partition is not on this node")
 	// ErrStorage: the data directory failed; what was not acknowledged may or may not be on disk.
 	ErrStorage = errors.New("storage failed")
+	// ErrStalled, always with ErrStorage: the disk has not answered for log.dir.stall.ms. What was under way is not acknowledged and may
+	// yet be written; if stalls are waited out, appends are taken again when the disk answers.
+	ErrStalled = errors.New("disk is stalled")
 	// ErrDiskFull: refused before anything was written, because the file system is nearly full.
 	ErrDiskFull = errors.New("file system is nearly full")
 	// ErrOverloaded: the memory for unflushed data stayed full for as long as the caller would wait.
@@ -16,9 +23,13 @@ var (
 	// ErrOutOfOrder: an idempotent producer's sequence number leaves a gap.
 	ErrOutOfOrder = errors.New("sequence number out of order")
 	// ErrTimestamp: a record's timestamp is further from the broker's clock than the topic allows.
-	ErrTimestamp = errors.New("timestamp out of range")
+	ErrTimestamp = record.ErrTimestamp
 	// ErrTooLarge: the batch exceeds the topic's max.message.bytes.
 	ErrTooLarge = errors.New("record batch is too large")
+	// ErrSegmentSize: the batch does not fit a segment of the topic.
+	ErrSegmentSize = errors.New("record batch is larger than a segment")
+	// ErrPolicy: the topic's cleanup.policy does not allow what was asked for.
+	ErrPolicy = errors.New("not allowed by cleanup.policy")
 	// ErrOffsetOutOfRange: a read below the log start or beyond the end.
 	ErrOffsetOutOfRange = errors.New("offset out of range")
 )

@@ -24,30 +24,41 @@ import (
 
 // Options is what a Manager needs.
 type Options struct {
-	FS       vfs.FS // metadata operations must be bounded (vfs.Bounded)
+	FS       vfs.FS // without deadlines; the Manager and what is below it have their own
 	Config   *config.Broker
 	Meta     *raftmeta.Meta
 	Clock    clock.Clock
 	Logger   *slog.Logger
 	Registry prometheus.Registerer // nil: metrics are not exported
+	// OnIO, if set, is called when disk operations go in flight or come back, from any thread; it must be quick.
+	OnIO func()
 }
+
+// filesStuckMax is how many of the Manager's own file system operations may hang before further ones fail at once.
+const filesStuckMax = 8
 
 // Manager owns the partitions of a node and the storage they share: one write-ahead log, one segment store.
 type Manager struct {
 	cfg        *config.Broker
-	fs         vfs.FS
+	files      *vfs.Watch // the file system, observed; without deadlines
+	fs         vfs.FS     // files with deadlines
+	watch      stallWatch
+	stall      stallState
 	meta       *raftmeta.Meta
 	clk        clock.Clock
 	log        *slog.Logger
 	wal        *wal.WAL
 	store      *segment.Store
 	space      *spaceGuard
+	cleaner    *cleaner
 	topicsDir  string
 	retaining  chan struct{} // one slot per retention worker
 	background background
+	rolls      rollQueue
 	ctx        context.Context // ends when the manager closes
 	cancel     context.CancelFunc
 	unsub      func()
+	ioEvent    func()     // Options.OnIO
 	failed     chan error // the first storage failure
 	failure    atomic.Pointer[error]
 
@@ -73,18 +84,29 @@ type topicState struct {
 // When it returns, every acknowledged record is readable and appends are taken.
 func Open(o Options) (*Manager, error) {
 	m := &Manager{
-		cfg: o.Config, fs: o.FS, meta: o.Meta, clk: o.Clock, log: o.Logger,
+		cfg: o.Config, meta: o.Meta, clk: o.Clock, log: o.Logger,
 		topicsDir:  filepath.Join(o.Config.DataDir, "topics"),
 		retaining:  make(chan struct{}, retentionWorkers),
 		background: background{closing: make(chan struct{})},
 		failed:     make(chan error, 1),
 	}
+	m.rolls.m = m
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.mu.byID, m.mu.byName = map[[16]byte]*topicState{}, map[string]*topicState{}
+	m.files = &vfs.Watch{FS: o.FS, OnChange: m.ioChanged, OnError: m.lateError}
+	m.fs = vfs.Bounded(m.files, m.stallTimeout(), filesStuckMax)
+	m.ioEvent = o.OnIO
+	m.openStall(o.Registry)
+	if o.Registry != nil {
+		o.Registry.MustRegister(newCollector(m))
+	}
+	m.cleaner = newCleaner(m, newCleanerMetrics(o.Registry))
 	if err := m.open(o.Registry); err != nil {
+		m.watch.close()
 		m.cancel()
 		return nil, err
 	}
+	m.watch.look()
 	return m, nil
 }
 
@@ -102,7 +124,7 @@ func (m *Manager) open(reg prometheus.Registerer) (err error) {
 			err = errors.Join(err, m.store.Close(m.ctx))
 		}
 	}()
-	m.space = newSpaceGuard(m.cfg.LogDirFullPercent, m.roomLeft, m.roomReturned)
+	m.space = newSpaceGuard(m.cfg.LogDirFullPercent, m.clk, m.roomLeft, m.roomReturned)
 	walOptions, err := m.walOptions(reg)
 	if err != nil {
 		return err
@@ -124,6 +146,9 @@ func (m *Manager) open(reg prometheus.Registerer) (err error) {
 	m.unsub = m.meta.Subscribe(m.apply)
 	m.removeOrphans()
 	m.serving.Store(true)
+	for _, p := range m.all() {
+		m.cleaner.changed(p)
+	}
 	m.flushRecovered()
 	return nil
 }
@@ -139,26 +164,63 @@ func (m *Manager) flushRecovered() {
 		if err := m.store.FlushAll(m.ctx); err != nil && m.ctx.Err() == nil {
 			m.log.Warn("what was recovered is not in the segments yet; it stays in the write-ahead log", "err", err)
 		}
+		m.loadAllProducers()
 	}()
 }
 
 func (m *Manager) walDir() string { return filepath.Join(m.cfg.DataDir, "wal") }
 
-func (m *Manager) ring() uring.Options {
-	backend := m.cfg.IOEngine
-	if backend == "auto" {
-		backend = ""
+func (m *Manager) ring() uring.Options { return RingOptions(m.cfg, m.log, m.ioChanged, m.lateError) }
+
+// RingOptions are those of a ring on the data directory: changed is called when operations go in flight or come back, late with the
+// error of one that had been given up on.
+func RingOptions(cfg *config.Broker, log *slog.Logger, changed func(), late func(error)) uring.Options {
+	return uring.Options{Backend: cfg.IOBackend(), Logger: log, OnChange: changed, OnLate: late}
+}
+
+// ioChanged is called whenever the Manager's disk operations went in flight or came back.
+func (m *Manager) ioChanged() {
+	if m.ioEvent != nil {
+		m.ioEvent()
 	}
-	return uring.Options{Backend: backend, Logger: m.log}
+	m.IOChanged()
+}
+
+// IOChanged tells the Manager that disk operations of the metadata went in flight or came back, which it cannot see itself. It is
+// quick and may be called from any thread.
+func (m *Manager) IOChanged() { m.watch.changed() }
+
+// lateError is the disk's last word on an operation that had been given up on. With that error it would not have been given up on but
+// have ended everything; so it does now.
+func (m *Manager) lateError(err error) {
+	if !outOfSpace(err) {
+		m.fail(fmt.Errorf("%w: %w", ErrStorage, err))
+	}
 }
 
 func (m *Manager) stallTimeout() time.Duration { return config.Millis(m.cfg.LogDirStallMs) }
 
+// patience is the deadline of durable writes where stalls are waited out. It is not what bounds a wait: the stallWatch does.
+const patience = 10 * 365 * 24 * time.Hour
+
+// writeTimeout is the deadline of a write to the WAL. Where stalls are waited out it has none to speak of: the writes in flight stay in
+// flight, in order, and complete when the disk answers, so that the log goes on without a hole. Only those who wait for them are told.
+func (m *Manager) writeTimeout() time.Duration { return StoreTimeout(m.cfg) }
+
+// StoreTimeout is the deadline of a durable write, to the WAL or the metadata's log.
+func StoreTimeout(cfg *config.Broker) time.Duration {
+	if cfg.LogDirStallAction == "wait" {
+		return patience
+	}
+	return config.Millis(cfg.LogDirStallMs)
+}
+
 func (m *Manager) storeOptions(reg prometheus.Registerer) segment.StoreOptions {
 	return segment.StoreOptions{
-		FS: m.fs, Dir: m.topicsDir, Engine: m.ring(), Clock: m.clk, Logger: m.log, Metrics: segment.NewMetrics(reg),
+		FS: m.files, Dir: m.topicsDir, Engine: m.ring(), Clock: m.clk, Logger: m.log, Metrics: segment.NewMetrics(reg),
 		TailBytesMax: m.cfg.LogTailMaxBytes, FlushBytes: m.cfg.LogWritebackBytes, FlushAge: config.Millis(m.cfg.LogWritebackMs),
-		IOTimeout: m.stallTimeout(),
+		ReadBytesMax: m.cfg.FetchMemoryMaxBytes,
+		IOTimeout:    m.stallTimeout(), WaitOutStalls: m.waitsOutStalls(),
 		OnFlushed: m.release,
 		OnError:   m.storageError,
 	}
@@ -172,13 +234,13 @@ func (m *Manager) walOptions(reg prometheus.Registerer) (wal.Options, error) {
 	}
 	files := min(m.cfg.WALMaxBytes, int64(space.Total/8)) / m.cfg.WALFileBytes
 	return wal.Options{
-		FS: m.fs, Dir: m.walDir(), Ring: m.ring(), LockThread: true,
+		FS: m.files, Dir: m.walDir(), Ring: m.ring(), LockThread: true,
 		FileBytes: m.cfg.WALFileBytes, FilesMax: int(max(files, 3)), SpareFiles: 1,
 		GroupBytesMax: m.cfg.WALGroupMaxBytes, Depth: m.cfg.WALInflightWritesMax, PipelineBytes: m.cfg.WALPipelineBytes,
 		// What the tails may hold the queue must take, so that an append with a reservation is never refused.
 		QueueBytesMax: max(m.cfg.WALQueueMaxBytes, 2*m.cfg.LogTailMaxBytes),
-		WriteTimeout:  m.stallTimeout(),
-		OnCommit:      m.committed, OnPoison: func(err error) { m.storageError(m.walDir(), err) },
+		WriteTimeout:  m.writeTimeout(), CloseTimeout: m.stallTimeout(),
+		OnCommit: m.committed, OnPoison: func(err error) { m.fail(fmt.Errorf("%w: %w", ErrStorage, err)) },
 		OnPressure: func(oldest wal.LSN) { m.store.FlushBelow(uint64(oldest)) },
 		Logger:     m.log, Metrics: wal.NewMetrics(reg),
 	}, nil
@@ -197,18 +259,40 @@ func (m *Manager) release(oldest uint64, any bool) {
 	m.space.changed()
 }
 
-// storageError ends the node's service of the data directory, unless it is just full.
+// storageError is the segment store's: a full disk and, if stalls are waited out, a slow one pass, and then work goes on where it stopped.
+// Anything else ends the node's service of the data directory.
 func (m *Manager) storageError(dir string, err error) {
-	if errors.Is(err, syscall.ENOSPC) {
+	switch {
+	case outOfSpace(err):
 		m.log.Warn("file system is full; produce is refused until there is room", "dir", dir, "err", err)
 		m.space.ranOut()
+	case m.waitsOutStalls() && segment.IsLate(err):
+		m.log.Warn("the disk is slow; what was not written is tried again when it answers", "dir", dir, "err", err)
+		m.watch.late()
+	case dir != "":
+		m.fail(fmt.Errorf("%w: %s: %w", ErrStorage, dir, err))
+	default:
+		m.fail(fmt.Errorf("%w: %w", ErrStorage, err))
+	}
+}
+
+// outOfSpace tells the one failure of a write after which the disk is as good as before: nothing was half done.
+func outOfSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, segment.ErrNoSpace)
+}
+
+// Fail ends the node's service of the data directory because of a failure elsewhere in it.
+func (m *Manager) Fail(err error) { m.fail(err) }
+
+// fail ends the node's service of the data directory for good. Only the first failure counts, and is said: the others follow from it.
+func (m *Manager) fail(failure error) {
+	if !m.failure.CompareAndSwap(nil, &failure) {
 		return
 	}
-	m.log.Error("storage failed", "dir", dir, "err", err)
-	failure := fmt.Errorf("%w: %s: %w", ErrStorage, dir, err)
-	if m.failure.CompareAndSwap(nil, &failure) {
-		m.failed <- failure
-	}
+	m.log.Error("the data directory failed; nothing more is taken", "dir", m.cfg.DataDir, "err", failure)
+	m.stall.down.Store(&failure)
+	m.refuse(failure) // before the node ends by it: whoever waits should still hear why
+	m.failed <- failure
 }
 
 // Failure is the failure of the data directory, nil if there is none.
@@ -236,13 +320,19 @@ func (m *Manager) roomReturned() {
 	m.log.Info("the file system has room again")
 	m.store.Kick()
 	m.wal.Kick()
+	m.cleaner.roomReturned()
 }
 
 // Failed yields the failure of the data directory, at most once.
 func (m *Manager) Failed() <-chan error { return m.failed }
 
 // OldestIO is the age of the oldest disk operation in flight, 0 if there is none.
-func (m *Manager) OldestIO() time.Duration { return max(m.wal.OldestIO(), m.store.OldestIO()) }
+func (m *Manager) OldestIO() (oldest time.Duration) {
+	for _, a := range m.Areas() {
+		oldest = max(oldest, a.Oldest)
+	}
+	return oldest
+}
 
 // DiskFull reports whether produce is refused because the file system is nearly full.
 func (m *Manager) DiskFull() bool { return m.space.full() }
@@ -280,6 +370,9 @@ func (t *topicState) partition(i int32) *Partition {
 
 // TryReserve is Reserve for somebody who cannot wait.
 func (m *Manager) TryReserve(n int) error {
+	if err := m.Down(); err != nil {
+		return err
+	}
 	if err := m.space.admit(n); err != nil {
 		return err
 	}
@@ -322,12 +415,16 @@ func (m *Manager) Close(ctx context.Context) error {
 		p.close()
 	}
 	m.cancel()
+	m.cleaner.close()
 	m.background.close()
 	err := m.wal.Close()
-	for _, p := range m.all() {
-		if ctx.Err() == nil && err == nil {
+	m.watch.close()
+	m.space.close()
+	_ = inParallel(m.all(), func(p *Partition) error { // never fails
+		if ctx.Err() == nil && err == nil && p.producersLoaded.Load() {
 			p.writeSnapshot()
 		}
-	}
+		return nil
+	})
 	return errors.Join(err, m.store.Close(ctx))
 }

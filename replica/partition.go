@@ -2,6 +2,7 @@ package replica
 
 import (
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -29,6 +30,8 @@ type Partition struct {
 	committedBytes atomic.Int64 // of batches since the start of the process; only differences mean something
 	waiters        waiterList
 
+	producersLoaded atomic.Bool // mu.producers is complete: see producerload.go
+
 	inGroup groupState // the WAL committer's
 
 	mu struct {
@@ -36,8 +39,13 @@ type Partition struct {
 		closed    bool  // deleted or shut down
 		failed    error // appends are refused with it
 		producers producers
-		retries   *Append     // retries of batches that are not durable yet
-		retention clock.Timer // nil: nothing can expire
+		loading   chan struct{} // closed when the load of producers under way ends; nil: none is
+		pending   pendingQueue  // batches that are not durable yet
+		retries   *Append       // retries of such batches
+		retention clock.Timer   // nil: nothing can expire
+		sized     bool          // retention by size has something to do ...
+		left      int64         // ... when this many more bytes were appended
+		lagKnown  bool          // the cleaner knows when the active segment reaches max.compaction.lag.ms
 	}
 }
 
@@ -54,38 +62,61 @@ type settings struct {
 	Topic         *config.Topic
 	LogAppendTime bool
 	Segment       segment.Config
+	lagging       bool // compaction is bound by time
 }
 
 // newSettings derives settings from a topic's resolved configuration.
-func newSettings(t *config.Topic) *settings {
-	return &settings{
+func (m *Manager) newSettings(t *config.Topic) *settings {
+	s := &settings{
 		Topic:         t,
 		LogAppendTime: t.LogAppendTime(),
 		Segment: segment.Config{
-			SegmentBytes: int64(t.SegmentBytes), SegmentAge: config.Millis(t.SegmentMs),
+			SegmentBytes: int64(t.SegmentBytes), SegmentAge: config.Millis(t.SegmentMs), SegmentJitter: config.Millis(t.SegmentJitterMs),
+			IndexBytes: int64(t.SegmentIndexBytes), IndexIntervalBytes: int(t.IndexIntervalBytes),
 			RetentionBytes: t.RetentionBytes, RetentionAge: config.Millis(t.RetentionMs),
-			IndexIntervalBytes: int(t.IndexIntervalBytes),
-			Delete:             t.Delete,
+			RetentionCheck: config.Millis(m.cfg.LogRetentionCheckIntervalMs),
+			Delete:         t.Delete, Compact: t.Compact,
+			DeleteRetention: config.Millis(t.DeleteRetentionMs), MinDirtyRatio: t.MinCleanableDirtyRatio,
+			MinCompactionLag: config.Millis(t.MinCompactionLagMs), MaxCompactionLag: config.Millis(t.MaxCompactionLagMs),
 		},
 	}
+	if s.lagging = t.Compact && s.Segment.MaxCompactionLag < math.MaxInt64; s.lagging {
+		// Only closed segments are compacted: one must not stay open for longer than its records may wait.
+		s.Segment.SegmentAge = min(s.Segment.SegmentAge, s.Segment.MaxCompactionLag)
+	}
+	return s
 }
 
-// check holds a batch against the topic's limits. now is in ms.
-func (s *settings) check(b record.Batch, now int64) error {
+// expires reports whether time alone can make records go.
+func (s *settings) expires() bool {
+	return s.Segment.Delete && (s.Segment.RetentionAge >= 0 || s.Segment.RetentionBytes == 0)
+}
+
+// check holds the size of a batch against the topic's limits.
+func (s *settings) check(b record.Batch) error {
 	if got, limit := len(b), int(s.Topic.MaxMessageBytes); got > limit {
 		return fmt.Errorf("%w: %d bytes, max.message.bytes is %d", ErrTooLarge, got, limit)
 	}
-	if s.LogAppendTime {
-		return nil
-	}
-	// Producers may send records without a timestamp (-1), as Kafka allows.
-	if ts := b.MaxTimestamp(); ts >= 0 && ts-now > s.Topic.MessageTimestampAfterMaxMs {
-		return fmt.Errorf("%w: %d is %d ms after the broker's clock, message.timestamp.after.max.ms is %d", ErrTimestamp, ts, ts-now, s.Topic.MessageTimestampAfterMaxMs)
-	}
-	if ts := b.BaseTimestamp(); ts >= 0 && now-ts > s.Topic.MessageTimestampBeforeMaxMs {
-		return fmt.Errorf("%w: %d is %d ms before the broker's clock, message.timestamp.before.max.ms is %d", ErrTimestamp, ts, now-ts, s.Topic.MessageTimestampBeforeMaxMs)
+	if got, limit := len(b), s.Topic.SegmentBytes; got > limit {
+		return fmt.Errorf("%w: %d bytes, segment.bytes is %d", ErrSegmentSize, got, limit)
 	}
 	return nil
+}
+
+// Validate holds a client's batch, which passed record.Batch.Check, against the topic's rules before it is appended: size, timestamps, keys,
+// and whether its records are what its header says (see record.Batch.Validate, which may correct the header). Errors: ErrTooLarge,
+// ErrSegmentSize, ErrTimestamp, and record's.
+func (p *Partition) Validate(b record.Batch) error {
+	s := p.settings.Load()
+	if err := s.check(b); err != nil {
+		return err
+	}
+	rules := record.NewRules(p.name)
+	rules.NeedKeys, rules.Compressed = s.Topic.Compact, p.m.cfg.MessageValidateCompressed
+	if !s.LogAppendTime {
+		rules.TimestampRange(p.m.clk.Now().UnixMilli(), s.Topic.MessageTimestampBeforeMaxMs, s.Topic.MessageTimestampAfterMaxMs)
+	}
+	return b.Validate(&rules)
 }
 
 // Topic is the topic's name.
@@ -141,19 +172,6 @@ func (p *Partition) MaxTimestamp() (offset, timestamp int64, ok bool, err error)
 		return 0, 0, false, fmt.Errorf("%w: %s: %w", ErrStorage, p.name, err)
 	}
 	return offset, timestamp, ok, nil
-}
-
-// Read returns whole batches from offset on, below limit (a high watermark or last stable offset that the caller took
-// from p). The range must be released. With minOneBatch the first batch is returned even if it is larger than
-// maxBytes. An offset that is not in [LogStart, limit] gives ErrOffsetOutOfRange; offset == limit gives nil.
-func (p *Partition) Read(offset, limit int64, maxBytes int, minOneBatch bool) (*segment.Range, error) {
-	if start, end := p.log.LogStart(), p.log.End(); offset < start || offset > end {
-		return nil, fmt.Errorf("%w: %s: %d is not in %d to %d", ErrOffsetOutOfRange, p.name, offset, start, end)
-	}
-	if offset >= limit || (maxBytes <= 0 && !minOneBatch) {
-		return nil, nil
-	}
-	return p.log.Read(offset, limit, maxBytes, minOneBatch)
 }
 
 // ReadAll hands out every batch from the log start on, verified, as heap copies.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"weir/internal/record"
+	"weir/segment"
 )
 
 // producerBatches is how many batches of a producer are remembered to recognise a retry. Kafka's clients keep at most
@@ -95,6 +96,19 @@ func (s *producers) add(header record.Batch, now int64) {
 	}
 	p.count++
 	p.lastTimestamp = now
+}
+
+// last returns the last batch of each producer.
+func (s *producers) last() map[int64]segment.LastBatch {
+	m := make(map[int64]segment.LastBatch, len(s.byID))
+	for id, p := range s.byID {
+		b := segment.LastBatch{Offset: -1, Epoch: p.epoch}
+		if p.count > 0 {
+			b.Offset = p.batches[p.count-1].lastOffset
+		}
+		m[id] = b
+	}
+	return m
 }
 
 // expire forgets producers that wrote nothing since before (ms).

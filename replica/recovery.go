@@ -4,6 +4,8 @@ import (
 	"encoding/base64"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"weir/internal/config"
 	"weir/internal/record"
@@ -18,21 +20,25 @@ func dirName(topic string, partition int32, id [16]byte) string {
 	return fmt.Sprintf("%s-%d.%s", topic, partition, base64.RawURLEncoding.EncodeToString(id[:]))
 }
 
+// recoverWorkers is how many partitions are opened, and at the end their snapshots written, at once: a start with a cold cache waits for the disk,
+// and many waits at once cost as much as one. It stays below what the file systems' bounds let be under way.
+const recoverWorkers = 16
+
 // recover opens every partition of the metadata image and replays the WAL over them.
 func (m *Manager) recover() error {
+	began := m.clk.Now()
 	checkpoints, err := m.store.LoadCheckpoint()
 	if err != nil {
 		return fmt.Errorf("recovery points: %w", err)
 	}
-	img := m.meta.Image()
-	for t := range img.Topics() {
-		if err := m.addTopic(t, checkpoints); err != nil {
-			return err
-		}
+	if err := m.store.OpenTogether(func() error { return m.openTopics(checkpoints) }); err != nil {
+		return err
 	}
-	entries, batches := 0, 0
+	opened := m.clk.Now()
+	entries, batches, bytes := 0, 0, 0
 	err = m.wal.Replay(func(lsn wal.LSN, kind wal.Kind, head, body []byte) error {
 		entries++
+		bytes += len(body)
 		applied, err := m.replay(lsn, kind, head, body)
 		if applied {
 			batches++
@@ -43,13 +49,68 @@ func (m *Manager) recover() error {
 		return fmt.Errorf("replay of the write-ahead log: %w", err)
 	}
 	m.replayed.Store(uint64(m.wal.End()))
+	replayed := m.clk.Now()
 	if entries > 0 {
-		m.log.Info("write-ahead log replayed", "entries", entries, "of_existing_topics", batches)
+		m.log.Info("write-ahead log replayed", "entries", entries, "of_existing_topics", batches, "bytes", bytes)
 	}
-	for _, p := range m.all() {
-		if err := p.restore(); err != nil {
+	all := m.all()
+	for _, p := range all {
+		p.restore()
+	}
+	m.log.Info("partitions recovered", "partitions", len(all), "open_ms", opened.Sub(began).Milliseconds(),
+		"replay_ms", replayed.Sub(opened).Milliseconds(), "rest_ms", m.clk.Now().Sub(replayed).Milliseconds())
+	return nil
+}
+
+// openTopics opens the logs of all topics there are.
+func (m *Manager) openTopics(checkpoints map[string]segment.Checkpoint) error {
+	var topics []*topicState
+	var all []*Partition
+	for t := range m.meta.Image().Topics() {
+		state, err := m.newTopic(t)
+		if err != nil {
 			return err
 		}
+		topics = append(topics, state)
+		for _, p := range state.partitions {
+			if p != nil {
+				all = append(all, p)
+			}
+		}
+	}
+	if err := inParallel(all, func(p *Partition) error { return p.open(checkpoints) }); err != nil {
+		return err
+	}
+	for _, state := range topics {
+		m.install(state)
+	}
+	return nil
+}
+
+// inParallel calls fn for every partition, a bounded number at a time, and returns the first error, after which no more
+// calls begin.
+func inParallel(all []*Partition, fn func(*Partition) error) error {
+	var (
+		workers sync.WaitGroup
+		next    atomic.Int64
+		failed  atomic.Pointer[error]
+	)
+	for range min(recoverWorkers, len(all)) {
+		workers.Go(func() {
+			for failed.Load() == nil {
+				i := next.Add(1) - 1
+				if i >= int64(len(all)) {
+					return
+				}
+				if err := fn(all[i]); err != nil {
+					failed.CompareAndSwap(nil, &err)
+				}
+			}
+		})
+	}
+	workers.Wait()
+	if err := failed.Load(); err != nil {
+		return *err
 	}
 	return nil
 }
@@ -78,10 +139,28 @@ func (m *Manager) replay(lsn wal.LSN, kind wal.Kind, head, body []byte) (bool, e
 }
 
 // addTopic makes a topic's partitions. A new partition costs no I/O: its directory appears with its first flush.
-func (m *Manager) addTopic(t *raftmeta.Topic, checkpoints map[string]segment.Checkpoint) error {
-	set, err := m.settingsOf(t)
+func (m *Manager) addTopic(t *raftmeta.Topic) error {
+	state, err := m.newTopic(t)
 	if err != nil {
 		return err
+	}
+	for _, p := range state.partitions {
+		if p == nil {
+			continue
+		}
+		if err := p.open(nil); err != nil {
+			return err
+		}
+	}
+	m.install(state)
+	return nil
+}
+
+// newTopic makes the partitions of a topic that are here, without their logs.
+func (m *Manager) newTopic(t *raftmeta.Topic) (*topicState, error) {
+	set, err := m.settingsOf(t)
+	if err != nil {
+		return nil, err
 	}
 	state := &topicState{name: t.Name, id: t.ID, partitions: make([]*Partition, len(t.Partitions))}
 	for i, meta := range t.Partitions {
@@ -93,32 +172,37 @@ func (m *Manager) addTopic(t *raftmeta.Topic, checkpoints map[string]segment.Che
 			head: walHead(t.ID, int32(i)), epoch: meta.LeaderEpoch, internal: t.Internal,
 		}
 		p.settings.Store(set)
-		dir := dirName(t.Name, int32(i), t.ID)
-		point := checkpoints[dir]
-		p.log, err = m.store.Open(dir, func() *segment.Config { return &p.settings.Load().Segment }, point.RecoveryPoint, point.LogStart)
-		if err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
-		}
-		p.log.OnRoll(p.rolled)
-		p.highWatermark.Store(p.log.End())
 		state.partitions[i] = p
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.mu.byID[t.ID], m.mu.byName[t.Name] = state, state
+	return state, nil
+}
+
+// open opens the partition's log where the checkpoint says that it was synced up to.
+func (p *Partition) open(checkpoints map[string]segment.Checkpoint) (err error) {
+	dir := dirName(p.topic, p.index, p.id)
+	point := checkpoints[dir]
+	p.log, err = p.m.store.Open(dir, func() *segment.Config { return &p.settings.Load().Segment }, point.RecoveryPoint, point.LogStart)
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	p.log.OnRoll(p.rolled)
+	p.log.SetEpoch(p.epoch)
+	p.highWatermark.Store(p.log.End())
 	return nil
 }
 
+func (m *Manager) install(state *topicState) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mu.byID[state.id], m.mu.byName[state.name] = state, state
+}
+
 func (m *Manager) settingsOf(t *raftmeta.Topic) (*settings, error) {
-	resolve := m.cfg.ResolveTopic
-	if t.Internal {
-		resolve = m.cfg.ResolveInternalTopic
-	}
-	c, err := resolve(t.Configs)
+	c, err := m.cfg.ResolveTopic(t.Configs)
 	if err != nil {
 		return nil, fmt.Errorf("topic %s: %w", t.Name, err)
 	}
-	return newSettings(c), nil
+	return m.newSettings(c), nil
 }
 
 // apply follows the metadata. It runs on the metadata's apply goroutine and touches memory only.
@@ -130,7 +214,7 @@ func (m *Manager) apply(_ *raftmeta.Image, d *raftmeta.Delta) {
 		if m.has(t.ID) {
 			continue // opened by recover
 		}
-		if err := m.addTopic(t, nil); err != nil {
+		if err := m.addTopic(t); err != nil {
 			m.log.Error("topic cannot be served", "topic", t.Name, "err", err)
 		}
 	}
@@ -159,6 +243,7 @@ func (m *Manager) removeTopic(t *raftmeta.Topic) {
 	for _, p := range state.partitions {
 		if p != nil {
 			p.close()
+			m.cleaner.forget(p)
 			m.store.Remove(p.log)
 		}
 	}
@@ -180,6 +265,7 @@ func (m *Manager) changeTopic(t *raftmeta.Topic) {
 		if p != nil {
 			p.settings.Store(set)
 			go p.scheduleRetention()
+			m.cleaner.configured(p)
 		}
 	}
 }
@@ -191,14 +277,18 @@ func (m *Manager) removeOrphans() {
 	for _, p := range m.all() {
 		known[dirName(p.topic, p.index, p.id)] = true
 	}
+	deleting := 0
 	for _, dir := range m.store.Dirs() {
 		if known[dir] || !isPartitionDir(dir) {
 			continue
 		}
-		m.log.Info("deleting the directory of a deleted topic", "dir", dir)
+		deleting++
 		if err := m.store.RemoveDir(dir); err != nil {
 			m.log.Warn("cannot delete the directory of a deleted topic", "dir", dir, "err", err)
 		}
+	}
+	if deleting > 0 {
+		m.log.Info("deleting directories of deleted topics", "partitions", deleting)
 	}
 }
 
@@ -212,15 +302,10 @@ func isPartitionDir(name string) bool {
 	return err == nil && len(id) == 16
 }
 
-// restore brings back what is not in the log itself: the high watermark (all of a recovered log is durable), the
-// producers' state, the retention timer.
-func (p *Partition) restore() error {
+// restore brings back what is not in the log itself: the high watermark (all of a recovered log is durable) and the retention timer.
+func (p *Partition) restore() {
 	p.highWatermark.Store(p.log.End())
-	if err := p.restoreProducers(); err != nil {
-		return fmt.Errorf("%s: producer state: %w", p.name, err)
-	}
 	p.scheduleRetention()
-	return nil
 }
 
 // expireProducers forgets producers that have been silent for producer.id.expiration.ms.

@@ -8,13 +8,18 @@ import (
 // retentionWorkers bounds how many logs delete old segments at a time.
 const retentionWorkers = 2
 
-// scheduleRetention arms the partition's timer for the next moment at which a segment can expire. It is called
-// when a segment is sealed, after a deletion, and when the configuration changed: between those nothing can become due earlier.
+// scheduleRetention arms the partition's timer for the next moment at which a segment can expire, and notes from which size on one is too much.
+// It is called when something was appended to an empty log, when a segment is sealed, after a deletion, and when the configuration changed:
+// between those nothing can become due earlier.
 func (p *Partition) scheduleRetention() {
 	now := p.m.clk.Now()
 	at, ok := p.log.NextRetention(now)
+	room, sized := p.log.RetentionRoom()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.mu.sized, p.mu.left = sized, room; room <= 0 {
+		p.mu.left = retentionStep // it could go and did not: the high watermark has not passed it
+	}
 	if p.mu.retention != nil {
 		p.mu.retention.Stop()
 		p.mu.retention = nil
@@ -22,6 +27,28 @@ func (p *Partition) scheduleRetention() {
 	if ok && !p.mu.closed {
 		p.mu.retention = p.m.clk.AfterFunc(max(at.Sub(now), 0), p.retain)
 	}
+}
+
+// retentionStep is how much is appended between two attempts to delete by size if the first did not succeed.
+const retentionStep = 64 << 10
+
+// grownLocked notes n bytes that were appended. It returns what retention has to do because of them, to be called without
+// the lock; nil, nearly always, for nothing.
+func (p *Partition) grownLocked(s *settings, n int64) (due func()) {
+	if p.mu.sized {
+		if p.mu.left -= n; p.mu.left <= 0 {
+			p.mu.sized = false
+			return func() { go p.retain() }
+		}
+	}
+	if p.mu.retention == nil && s.expires() {
+		return p.scheduleRetention
+	}
+	if s.lagging && !p.mu.lagKnown {
+		p.mu.lagKnown = true
+		return func() { p.m.cleaner.changed(p) }
+	}
+	return nil
 }
 
 // retain deletes what the topic's retention allows, then looks for the next moment. It does I/O, on its own goroutine.
@@ -51,16 +78,14 @@ func (p *Partition) retain() {
 	p.scheduleRetention()
 }
 
-// rolled runs on the flusher's goroutine when a segment was sealed: time for a producer snapshot and for retention by size.
-// Both do I/O of their own, so they get a goroutine.
+// rolled runs on the flusher's goroutine when a segment was sealed: time for a producer snapshot, retention by size, compaction.
+// All do I/O, so they have goroutines of their own.
 func (p *Partition) rolled(int64) {
-	go func() {
-		if p.m.background.enter() {
-			defer p.m.background.leave()
-			p.writeSnapshot()
-		}
-	}()
-	go p.retain()
+	if !p.m.serving.Load() {
+		return // replayed: the producers are not restored yet, a snapshot of them would be of none, and taken for the truth later
+	}
+	p.m.rolls.add(p)
+	p.m.cleaner.changed(p)
 }
 
 // Unreserve gives back room taken by Reserve for a batch that was not appended.
@@ -69,6 +94,9 @@ func (m *Manager) Unreserve(n int) { m.store.Unreserve(n) }
 // Reserve takes memory and disk room for n bytes of batches before they are appended. It blocks while unflushed data is
 // at its limit, at most for wait: that is the backpressure on producers. Errors: ErrDiskFull, ErrOverloaded, ErrStorage.
 func (m *Manager) Reserve(n int, wait time.Duration) error {
+	if err := m.Down(); err != nil {
+		return err
+	}
 	if err := m.space.admit(n); err != nil {
 		return err
 	}
@@ -79,7 +107,10 @@ func (m *Manager) Reserve(n int, wait time.Duration) error {
 	if ok {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(m.ctx, wait)
+	ctx, cancel := context.WithTimeout(m.UntilStalled(), wait)
 	defer cancel()
-	return wrapStorage(m.store.Reserve(ctx, n))
+	if err = m.store.Reserve(ctx, n); err != nil && m.Down() != nil {
+		return m.Down()
+	}
+	return wrapStorage(err)
 }

@@ -102,6 +102,9 @@ func decodeProducers(data []byte) (producers, int64, error) {
 // writeSnapshot saves the producers' state as of the log's present end, and deletes older snapshots. It waits until all that is in the
 // state is durable: a snapshot of records that a crash undoes would be taken, later, for one of those written in their place.
 func (p *Partition) writeSnapshot() {
+	if p.loadProducers() != nil {
+		return // said by it
+	}
 	p.mu.Lock()
 	p.expireProducersLocked()
 	offset := p.log.End()

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"testing"
 	"testing/synctest"
+	"time"
 
+	"weir/internal/clock"
 	"weir/internal/vfs"
 )
 
@@ -12,7 +14,7 @@ func TestSpaceGuard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		space, fail := vfs.Space{Total: 1000, Available: 300}, error(nil)
 		returned := 0
-		g := newSpaceGuard(90, func() (vfs.Space, error) { return space, fail }, func() { returned++ }) // reserve 100, room 200
+		g := newSpaceGuard(90, clock.Real{}, func() (vfs.Space, error) { return space, fail }, func() { returned++ }) // reserve 100, room 200
 		if err := g.admit(100); err != nil {
 			t.Fatalf("100 of 200: %v", err)
 		}
@@ -54,5 +56,41 @@ func TestSpaceGuard(t *testing.T) {
 			t.Fatalf("file system cannot be asked: %v, want ErrStorage", err)
 		}
 		synctest.Wait()
+	})
+}
+
+// TestSpaceGuardIsContradicted: the file system reports room, and writes find none.
+func TestSpaceGuardIsContradicted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		looks, tries, writes := 0, 0, false
+		var g *spaceGuard
+		g = newSpaceGuard(90, clock.Real{}, func() (vfs.Space, error) { looks++; return vfs.Space{Total: 1000, Available: 500}, nil }, func() {
+			if tries++; !writes {
+				g.ranOut()
+			}
+		})
+		defer g.close()
+		g.ranOut()
+		synctest.Wait()
+		if err := g.admit(1); !errors.Is(err, ErrDiskFull) || !g.full() {
+			t.Fatalf("admit after a write found no room: %v, full %t", err, g.full())
+		}
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if tries < 10 || tries > 30 || looks > 100 {
+			t.Errorf("%d tries and %d looks in 10 minutes, want one each half a minute in the end", tries, looks)
+		}
+		before := tries
+		writes = true
+		g.changed() // something was deleted
+		synctest.Wait()
+		if err := g.admit(1); err != nil || tries != before+1 {
+			t.Errorf("after a deletion: %v, %d tries more, want one at once", err, tries-before)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if tries != before+1 {
+			t.Errorf("%d tries with nothing to try", tries-before-1)
+		}
 	})
 }
