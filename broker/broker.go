@@ -24,8 +24,12 @@ type Broker struct {
 	clk      clock.Clock
 	log      *slog.Logger
 	metrics  *metrics
-	waiting  atomic.Int64 // fetches in the purgatory
-	closing  atomic.Bool  // fetches do not wait any more
+	waiting  atomic.Int64                    // fetches in the purgatory
+	starved  atomic.Int64                    // of those, fetches that wait for memory
+	closing  atomic.Bool                     // fetches do not wait any more
+	busy     func()                          // Options.OnBusy, may be nil
+	produces produceWaits                    // those that wait for the disk
+	metaIO   atomic.Pointer[replica.Manager] // whom the metadata's disk operations are reported to; nil while it is not open
 
 	producerIDs producerIDs
 

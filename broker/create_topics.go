@@ -118,7 +118,7 @@ func (b *Broker) planTopic(img *raftmeta.Image, taken map[string]string, t *kmsg
 		return cmd, refuse(kerr.InvalidTopicException, "Topic '%s' collides with existing topic: %s", t.Topic, other)
 	}
 	var err error
-	if cmd.Configs, err = b.topicConfigs(t.Configs, cmd.Internal); err != nil {
+	if cmd.Configs, err = b.topicConfigs(t.Configs); err != nil {
 		return cmd, err
 	}
 	if len(t.ReplicaAssignment) > 0 {
@@ -130,7 +130,7 @@ func (b *Broker) planTopic(img *raftmeta.Image, taken map[string]string, t *kmsg
 }
 
 // topicConfigs collects the overrides and checks that they can be honoured.
-func (b *Broker) topicConfigs(list []kmsg.CreateTopicsRequestTopicConfig, internal bool) (map[string]string, error) {
+func (b *Broker) topicConfigs(list []kmsg.CreateTopicsRequestTopicConfig) (map[string]string, error) {
 	configs := make(map[string]string, len(list))
 	var null []string
 	for i := range list {
@@ -143,11 +143,7 @@ func (b *Broker) topicConfigs(list []kmsg.CreateTopicsRequestTopicConfig, intern
 	if len(null) > 0 {
 		return nil, refuse(kerr.InvalidConfig, "Null value not supported for topic configs: %s", strings.Join(null, ","))
 	}
-	resolve := b.cfg.ResolveTopic
-	if internal {
-		resolve = b.cfg.ResolveInternalTopic
-	}
-	if _, err := resolve(configs); err != nil {
+	if _, err := b.cfg.ResolveTopic(configs); err != nil {
 		return nil, err
 	}
 	return configs, nil

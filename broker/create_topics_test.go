@@ -72,7 +72,7 @@ func TestCreateTopicErrors(t *testing.T) {
 		"unknown config":        {configured("t", "retention.mss", "1"), kerr.InvalidConfig, "retention.ms"},
 		"bad value":             {configured("t", "retention.ms", "soon"), kerr.InvalidConfig, "soon"},
 		"null value":            {configured("t", "retention.ms", "null"), kerr.InvalidConfig, "Null value not supported for topic configs: retention.ms"},
-		"cannot be honoured":    {configured("t", "cleanup.policy", "compact"), kerr.InvalidConfig, "not supported"},
+		"cannot be honoured":    {configured("t", "compression.type", "gzip"), kerr.InvalidConfig, "not supported"},
 		"metadata topic":        {topicSpec("__cluster_metadata", 1, 1), kerr.InvalidRequest, "prohibited"},
 		"assigned and counted":  {both, kerr.InvalidRequest, "numPartitions"},
 		"assigned and factor":   {factor, kerr.InvalidRequest, "replication factor"},

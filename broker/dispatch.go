@@ -41,8 +41,10 @@ func init() {
 		{key: 18, name: "ApiVersions", min: 0, max: 4, handle: (*call).apiVersions},
 		{key: 19, name: "CreateTopics", min: 2, max: 7, handle: (*call).createTopics},
 		{key: 20, name: "DeleteTopics", min: 1, max: 6, handle: (*call).deleteTopics},
+		{key: 21, name: "DeleteRecords", min: 0, max: 2, handle: (*call).deleteRecords},
 		{key: 22, name: "InitProducerId", min: 0, max: 5, handle: (*call).initProducerID},
 		{key: 32, name: "DescribeConfigs", min: 1, max: 4, handle: (*call).describeConfigs},
+		{key: 35, name: "DescribeLogDirs", min: 1, max: 5, handle: (*call).describeLogDirs},
 		{key: 42, name: "DeleteGroups", min: 0, max: 2, handle: (*call).deleteGroups},
 		{key: 47, name: "OffsetDelete", min: 0, max: 0, handle: (*call).offsetDelete},
 	}

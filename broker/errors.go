@@ -7,6 +7,7 @@ import (
 
 	"weir/internal/record"
 	"weir/replica"
+	"weir/segment"
 )
 
 // mapping is a table row: what goes wrong below, and what a client is told.
@@ -34,11 +35,15 @@ var storeErrors = []mapping{
 	{replica.ErrOutOfOrder, kerr.OutOfOrderSequenceNumber},
 	{replica.ErrTimestamp, kerr.InvalidTimestamp},
 	{replica.ErrTooLarge, kerr.MessageTooLarge},
+	{replica.ErrSegmentSize, kerr.RecordListTooLarge},
+	{replica.ErrPolicy, kerr.PolicyViolation},
 	{replica.ErrOffsetOutOfRange, kerr.OffsetOutOfRange},
+	{segment.ErrCorrupt, kerr.CorruptMessage},
 	{record.ErrCRC, kerr.CorruptMessage},
 	{record.ErrShort, kerr.InvalidRecord},
 	{record.ErrInvalid, kerr.InvalidRecord},
 	{record.ErrMagic, kerr.InvalidRecord},
+	{record.ErrTooLarge, kerr.InvalidRecord},
 	{replica.ErrStorage, kerr.KafkaStorageError},
 }
 

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -15,8 +16,9 @@ import (
 // v11 racks (KIP-392), v12 the leader in errors and flexible encoding, v13 topic ids (KIP-516), v15 the replica's epoch as a
 // tag, v16 leaders' addresses (KIP-951), v17 directory ids, v18 the follower's high watermark (KIP-1166).
 //
-// Records go from the log's memory or mapping to the socket; the response owns the ranges and releases them when it
-// was written. A request that finds fewer than min.bytes waits in the purgatory.
+// Records go from the log's memory, or from buffers that a file was read into and verified, to the socket; the response owns the ranges and
+// releases them when it was written. A request that finds fewer than min.bytes waits in the purgatory. So does one for which there is no
+// memory: what all responses hold is bounded (fetch.memory.max.bytes), and a connection gets a part of what is free.
 
 // fetch is one request that is being served.
 type fetch struct {
@@ -33,9 +35,13 @@ type fetch struct {
 	session     *fetchSession // nil: none
 	incremental bool          // answer only what changed
 	parts       []*fetchPart  // what to read, in this order
+	share       segment.Share // of the memory for reads
 
 	parked
 }
+
+// starvedMax is how many partitions may lack memory before the rest are not looked at.
+const starvedMax = 8
 
 // fetched is what reading one partition gave.
 type fetched struct {
@@ -58,12 +64,14 @@ func (c *call) fetch() {
 		wait: time.Duration(max(req.MaxWaitMs, 0)) * time.Millisecond, stable: req.IsolationLevel == 1,
 		replica: req.ReplicaID, byID: req.Version >= 13,
 	}
+	f.share = f.state.share(c.b)
 	if err := f.open(&req); err != nil {
 		f.refuse(err)
 		return
 	}
 	results, size, final := f.read()
-	if final || size >= f.minSize || f.wait == 0 {
+	// A response that is smaller than it should be for lack of memory goes out: waiting would not make it larger.
+	if final || size >= f.minSize || f.wait == 0 || size > 0 && f.share.Starved() {
 		f.respond(results)
 		return
 	}
@@ -159,24 +167,30 @@ func (f *fetch) partsOf(req *netproto.FetchRequest) []fetchPart {
 // read reads what is there now. final says that the answer must not wait, because a partition has an error.
 func (f *fetch) read() (results []fetched, size int64, final bool) {
 	results = make([]fetched, len(f.parts))
-	left, any := f.maxSize, false
+	f.share.Retry()
+	left, starved := f.maxSize, 0
 	for i, part := range f.parts {
 		r := &results[i]
 		r.part = part
-		f.readPart(r, left, !any)
-		if r.err != nil {
+		enough := starved > 0 && (size > 0 || starved >= starvedMax)
+		f.readPart(r, left, size == 0, enough)
+		switch {
+		case errors.Is(r.err, segment.ErrReadMemory):
+			r.err = nil
+			starved++
+		case r.err != nil:
 			final = true
-		}
-		if r.rng != nil {
+		case r.rng != nil:
 			n := r.rng.Size()
-			size, left, any = size+int64(n), left-n, true
+			size, left = size+int64(n), left-n
 		}
 	}
 	return results, size, final
 }
 
-// readPart reads one partition, at most left bytes, but with atLeastOne one batch however large it is.
-func (f *fetch) readPart(r *fetched, left int, atLeastOne bool) {
+// readPart reads one partition, at most left bytes, but with atLeastOne one batch however large it is. With enough it only looks at the
+// partition's offsets.
+func (f *fetch) readPart(r *fetched, left int, atLeastOne, enough bool) {
 	r.highWatermark, r.stable, r.logStart = -1, -1, -1
 	r.partition, r.err = f.find(r.part)
 	if r.err != nil {
@@ -188,11 +202,19 @@ func (f *fetch) readPart(r *fetched, left int, atLeastOne bool) {
 	if f.stable {
 		limit = r.stable
 	}
-	r.rng, r.err = p.Read(r.part.offset, limit, min(left, int(r.part.maxBytes)), atLeastOne)
-	if r.err != nil {
-		if code := codeOf(r.err); code != kerr.OffsetOutOfRange.Code {
-			f.b.log.Warn("fetch failed", "topic", p.Topic(), "partition", p.Index(), "offset", r.part.offset, "err", r.err)
-		}
+	if enough {
+		return
+	}
+	r.rng, r.err = p.ReadShare(&f.share, r.part.offset, limit, min(left, int(r.part.maxBytes)), atLeastOne)
+	if r.rng != nil && r.rng.Size() == 0 {
+		r.rng.Release()
+		r.rng = nil
+	}
+	switch {
+	case r.err == nil, errors.Is(r.err, segment.ErrReadMemory), errors.Is(r.err, replica.ErrOffsetOutOfRange):
+	case errors.Is(r.err, segment.ErrCorrupt): // the log of the store names each damaged place once
+	default:
+		f.b.log.Warn("fetch failed", "topic", p.Topic(), "partition", p.Index(), "offset", r.part.offset, "err", r.err)
 	}
 }
 
@@ -222,6 +244,7 @@ func (f *fetch) find(part *fetchPart) (p *replica.Partition, err error) {
 
 // respond answers with what was read and takes the results over.
 func (f *fetch) respond(results []fetched) {
+	f.share.Close()
 	resp := netproto.FetchResponse{}
 	if f.session != nil {
 		resp.SessionID = f.session.id

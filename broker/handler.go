@@ -10,6 +10,7 @@ import (
 // understood closes the connection, as in Kafka: there is no error answer that its sender could read. The exception is
 // ApiVersions in an unknown version, which is answered in version 0.
 func (b *Broker) Handle(r *netproto.Request) {
+	b.onBusy()
 	if r.Conn.State == nil {
 		r.Conn.State = &connState{}
 	}

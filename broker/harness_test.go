@@ -16,12 +16,19 @@ import (
 
 	"weir/internal/config"
 	"weir/internal/record"
+	"weir/internal/vfs"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // startNode starts a node on a free port; extra is added to its configuration. It is shut down with the test.
 func startNode(t testing.TB, dir string, extra map[string]string) *Running {
+	t.Helper()
+	return startNodeOn(t, nil, dir, extra)
+}
+
+// startNodeOn is startNode on a file system of the test.
+func startNodeOn(t testing.TB, disk vfs.FS, dir string, extra map[string]string) *Running {
 	t.Helper()
 	values := map[string]string{
 		"data-dir": dir, "kafka-addr": "127.0.0.1:0", "group.initial.rebalance.delay.ms": "0", "log.dir.stall.ms": "20000", "offsets.topic.num.partitions": "4",
@@ -36,7 +43,7 @@ func startNode(t testing.TB, dir string, extra map[string]string) *Running {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	r, err := Start(ctx, Options{Config: cfg, Logger: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+	r, err := Start(ctx, Options{Config: cfg, FS: disk, Logger: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ type Health struct {
 	Ready     bool          // clients are served
 	DiskFull  bool          // produce is refused because the file system is nearly full
 	DiskError string        // why the storage failed, "" if it did not
+	Stalled   string        // why the disk counts as stalled while that is waited out, else ""
 	OldestIO  time.Duration // age of the oldest disk operation in flight
 	Uptime    time.Duration
 }
@@ -18,16 +19,18 @@ type Health struct {
 func (r *Running) Health() Health {
 	h := Health{
 		DiskFull: r.b.parts.DiskFull(),
-		OldestIO: max(r.b.parts.OldestIO(), r.b.meta.OldestIO()),
+		OldestIO: r.b.parts.OldestIO(),
 		Uptime:   r.b.clk.Now().Sub(r.started),
 	}
 	if err := errors.Join(r.b.parts.Failure(), r.b.meta.Poisoned()); err != nil {
 		h.DiskError = err.Error()
+	} else if err := r.b.parts.Down(); err != nil {
+		h.Stalled = err.Error()
 	}
 	select {
 	case <-r.stopped:
 	default:
-		h.Ready = h.DiskError == ""
+		h.Ready = h.DiskError == "" && h.Stalled == ""
 	}
 	return h
 }

@@ -10,12 +10,13 @@ type metrics struct {
 	batchesIn, recordsIn, bytesIn, bytesOut prometheus.Counter
 }
 
-func newMetrics(reg prometheus.Registerer, waiting func() int64, sessions func() int) *metrics {
+func newMetrics(reg prometheus.Registerer, waiting, starved func() int64, sessions func() int) *metrics {
 	f := promauto.With(reg)
 	gauge := func(name, help string, value func() float64) {
 		f.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "weir", Subsystem: "broker", Name: name, Help: help}, value)
 	}
 	gauge("fetches_waiting", "Fetches that wait for data or their deadline.", func() float64 { return float64(waiting()) })
+	gauge("fetches_waiting_for_memory", "Of those, fetches that wait because the memory for reads is in use.", func() float64 { return float64(starved()) })
 	gauge("fetch_sessions", "Incremental fetch sessions that are kept.", func() float64 { return float64(sessions()) })
 	counter := func(name, help string) prometheus.Counter {
 		return f.NewCounter(prometheus.CounterOpts{Namespace: "weir", Subsystem: "broker", Name: name, Help: help})

@@ -40,6 +40,7 @@ type produce struct {
 	appends []replica.Append // one per accepted batch; never grown while one is under way
 	pending atomic.Int32     // appends not done, and 1 for the loop that starts them
 	results []netproto.ProducePartitionResult
+	wait    produceWait // its place in Broker.produces
 }
 
 var produces = sync.Pool{New: func() any { return &produce{} }}
@@ -72,6 +73,9 @@ func (c *call) produce() {
 		a := &p.appends[i]
 		a.Ctx.(*target).partition.Append(a)
 	}
+	if p.pending.Load() > 1 {
+		p.b.produces.add(p)
+	}
 	p.finished()
 }
 
@@ -90,6 +94,11 @@ type partitionResult struct {
 func (r partitionResult) fail(err error) {
 	r.ErrorCode, r.BaseOffset, r.LogAppendTimeMs, r.LogStartOffset = codeOf(err), -1, -1, -1
 	r.ErrorMessage = err.Error()
+	if faults, ok := errors.AsType[*record.RecordsError](err); ok {
+		for _, f := range faults.Records {
+			r.RecordErrors = append(r.RecordErrors, netproto.RecordError{BatchIndex: f.Index, Message: f.Message})
+		}
+	}
 }
 
 func (p *produce) result(a *replica.Append) partitionResult { return a.Ctx.(*target).result }
@@ -129,6 +138,9 @@ func (p *produce) accept(topic int) (bytes int) {
 			continue
 		}
 		batch, err := p.check(t.Partitions[j].Records)
+		if err == nil {
+			err = part.Validate(batch)
+		}
 		if err != nil {
 			result.fail(err)
 			continue
@@ -172,8 +184,7 @@ func (p *produce) find(t *netproto.ProduceTopic, index int32) (part *replica.Par
 	return part, nil
 }
 
-// check takes the one batch out of a partition's records and holds it against the format's rules. The
-// records themselves are the producer's affair and go through untouched.
+// check takes the one batch out of a partition's records and holds its header against the format's rules.
 func (p *produce) check(records []byte) (record.Batch, error) {
 	if len(records) == 0 {
 		return nil, fmt.Errorf("%w: no record batch", record.ErrInvalid)
@@ -186,6 +197,8 @@ func (p *produce) check(records []byte) (record.Batch, error) {
 		return nil, err
 	}
 	switch count, delta := b.Count(), b.LastOffsetDelta(); {
+	case b.BaseOffset() != 0:
+		return nil, fmt.Errorf("%w: base offset %d, a producer's is 0", record.ErrInvalid, b.BaseOffset())
 	case len(rest) > 0:
 		return nil, fmt.Errorf("%w: %d bytes behind the one record batch that a partition may have", record.ErrInvalid, len(rest))
 	case count < 1 || count != delta+1:
@@ -215,9 +228,13 @@ func appendDone(a *replica.Append) {
 
 // finished is called once for each append and once for the loop; the last call answers.
 func (p *produce) finished() {
-	if p.pending.Add(-1) > 0 {
-		return
+	if p.pending.Add(-1) == 0 && p.b.produces.remove(p) {
+		p.answer()
 	}
+}
+
+// answer is called once everything has ended.
+func (p *produce) answer() {
 	m := p.b.metrics
 	for i := range p.appends {
 		if a := &p.appends[i]; a.Err == nil {
@@ -256,7 +273,7 @@ func (p *produce) recycle() {
 	clear(p.resp.Topics)
 	p.req.Reset()
 	p.resp.Topics = p.resp.Topics[:0]
-	p.b, p.r = nil, nil
+	p.b, p.r, p.wait = nil, nil, produceWait{}
 	produces.Put(p)
 }
 

@@ -77,9 +77,17 @@ func (b *Broker) propose(timeoutMs int32, cmds ...raftmeta.Command) ([]raftmeta.
 	if asked := time.Duration(timeoutMs) * time.Millisecond; asked > 0 {
 		limit = min(limit, asked)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	if err := b.parts.Down(); err != nil {
+		return nil, err // a stalled disk would have the client wait for nothing
+	}
+	stalled := b.parts.UntilStalled()
+	ctx, cancel := context.WithTimeout(stalled, limit)
 	defer cancel()
-	return b.meta.Propose(ctx, cmds...)
+	results, err := b.meta.Propose(ctx, cmds...)
+	if err != nil && stalled.Err() != nil && b.parts.Down() != nil {
+		return nil, fmt.Errorf("%w: %w", b.parts.Down(), err)
+	}
+	return results, err
 }
 
 // requestTimeout is how long a request may wait for the cluster.

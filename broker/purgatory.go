@@ -1,16 +1,18 @@
 package broker
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	"weir/internal/clock"
 	"weir/replica"
+	"weir/segment"
 )
 
-// The purgatory is where fetches wait for min.bytes or their deadline. There is no central structure: a waiting fetch is
-// registered at its partitions, has one timer, and is known to its connection. Whatever comes first - data, a
-// deleted partition, the timer, the end of the connection - claims it; the rest finds it claimed.
+// The purgatory is where fetches wait for min.bytes, or for memory, or their deadline. There is no central structure: a waiting fetch is
+// registered at its partitions, or at the memory for reads, has one timer, and is known to its connection. Whatever comes first - data,
+// memory, a deleted partition, the timer, the end of the connection - claims it; the rest finds it claimed.
 
 // parked is the part of a fetch that waits.
 type parked struct {
@@ -20,16 +22,27 @@ type parked struct {
 	base    []*replica.Partition // where it is registered; not changed after the first registration
 	counts  []int64              // CommittedBytes when the wait began
 	had     int64                // bytes there were when the wait began
+	starved atomic.Bool          // it waits for memory: data alone is no reason to wake it
 	timer   clock.Timer
 }
 
 // connState is what the broker knows of a connection.
 type connState struct {
+	reader *segment.Reader // what its responses hold of the memory for reads; the connection's reader goroutine makes it
+
 	mu struct {
 		sync.Mutex
 		closed bool
 		parked map[*fetch]struct{}
 	}
+}
+
+// share begins a fetch's part in the memory for reads. It is called by Handle.
+func (s *connState) share(b *Broker) segment.Share {
+	if s.reader == nil {
+		s.reader = b.parts.NewReader()
+	}
+	return s.reader.Share()
 }
 
 // enter notes a waiting fetch; false if the connection is gone.
@@ -72,11 +85,29 @@ func (f *fetch) park(size int64) {
 		f.complete()
 		return
 	}
+	if f.lookAgain() {
+		f.complete()
+	}
+}
+
+// lookAgain reports whether there is something to answer now. If not, and it is for lack of memory, the fetch is registered for that.
+func (f *fetch) lookAgain() bool {
+	f.mu.Lock() // the share is not for two at a time
+	defer f.mu.Unlock()
+	if f.claimed.Load() {
+		return false // finish looks
+	}
 	results, size, final := f.read()
 	release(results)
 	if final || size >= f.minSize {
-		f.complete()
+		return true
 	}
+	if !f.share.Starved() {
+		return false
+	}
+	f.starved.Store(true)
+	f.b.starved.Add(1)
+	return size > 0 || !f.share.Wait(f.complete)
 }
 
 // register makes the fetch known to its partitions and arms its timer. A partition that cannot be found any more has no
@@ -102,6 +133,9 @@ func (f *fetch) register(size int64) {
 // woken runs on the WAL's thread whenever one of the partitions advances.
 func (f *fetch) woken() {
 	if f.claimed.Load() {
+		return
+	}
+	if f.starved.Load() && !f.b.closing.Load() && !slices.ContainsFunc(f.base, (*replica.Partition).Closed) {
 		return
 	}
 	if f.minSize > 1 && !f.b.closing.Load() {
@@ -130,6 +164,9 @@ func (f *fetch) finish() {
 	f.mu.Lock() // until register is done
 	defer f.mu.Unlock()
 	f.b.waiting.Add(-1)
+	if f.starved.Load() {
+		f.b.starved.Add(-1)
+	}
 	f.timer.Stop()
 	for i := range f.waiters {
 		f.waiters[i].Stop()

@@ -20,9 +20,6 @@ import (
 	"weir/replica"
 )
 
-// metadataStuckMax is how many file system operations may hang before further ones fail at once.
-const metadataStuckMax = 8
-
 // Options is what a node needs to run.
 type Options struct {
 	Config   *config.Broker
@@ -30,6 +27,9 @@ type Options struct {
 	Registry prometheus.Registerer // nil: metrics are not exported
 	FS       vfs.FS                // nil: the operating system's
 	Clock    clock.Clock           // nil: the real one
+	// OnBusy, if set, is called whenever the node has something to do: a request came, disk operations went in flight or came
+	// back. It may be called from any thread, often, and must cost next to nothing.
+	OnBusy func()
 }
 
 // Running is a node that serves. It stops by Shutdown, or by itself when its storage fails.
@@ -41,6 +41,7 @@ type Running struct {
 	done     chan error
 	stopOnce sync.Once
 	stopped  chan struct{} // closed when Shutdown begins
+	failing  chan struct{} // closed before the listener is, when the storage has failed
 }
 
 // Start brings a node up: metadata, then the partitions (replaying what a crash left in the WAL), then the groups, then the
@@ -68,33 +69,34 @@ func Start(ctx context.Context, o Options) (*Running, error) {
 }
 
 func start(ctx context.Context, o Options, ln net.Listener) (_ *Running, err error) {
-	fs := vfs.Bounded(o.FS, config.Millis(o.Config.LogDirStallMs), metadataStuckMax)
 	b := &Broker{
-		metaFailure: make(chan error, 1),
-		cfg:         o.Config, clk: o.Clock, log: o.Logger,
+		metaFailure: make(chan error, 1), busy: o.OnBusy,
+		cfg: o.Config, clk: o.Clock, log: o.Logger,
 		sessions: newSessionCache(o.Config.FetchSessionSlots, o.Clock),
 	}
-	b.metrics = newMetrics(o.Registry, b.waiting.Load, b.sessions.count)
+	b.produces.clk = o.Clock
+	b.metrics = newMetrics(o.Registry, b.waiting.Load, b.starved.Load, b.sessions.count)
 	var undo []func() error
 	defer func() {
 		for i := len(undo) - 1; i >= 0 && err != nil; i-- {
 			err = errors.Join(err, undo[i]())
 		}
 	}()
-	if err := b.openMeta(ctx, fs, o.Registry, ln.Addr()); err != nil {
+	if err := b.openMeta(ctx, o.FS, o.Registry, ln.Addr()); err != nil {
 		return nil, err
 	}
 	undo = append(undo, b.meta.Close)
 	b.parts, err = replica.Open(replica.Options{
-		FS: fs, Config: o.Config, Meta: b.meta, Clock: o.Clock, Logger: o.Logger, Registry: o.Registry,
+		FS: o.FS, Config: o.Config, Meta: b.meta, Clock: o.Clock, Logger: o.Logger, Registry: o.Registry, OnIO: b.onBusy,
 	})
 	if err != nil {
 		return nil, err
 	}
+	b.metaIO.Store(b.parts)
 	undo = append(undo, func() error { return b.parts.Close(ctx) })
 	b.openGroups(o.Registry)
 	undo = append(undo, func() error { b.closeGroups(); return nil })
-	r := &Running{b: b, addr: ln.Addr(), started: o.Clock.Now(), done: make(chan error, 1), stopped: make(chan struct{})}
+	r := &Running{b: b, addr: ln.Addr(), started: o.Clock.Now(), done: make(chan error, 1), stopped: make(chan struct{}), failing: make(chan struct{})}
 	if r.server, err = netproto.NewServer(serverOptions(b, o)); err != nil {
 		return nil, err
 	}
@@ -107,10 +109,14 @@ func (b *Broker) openMeta(ctx context.Context, fs vfs.FS, reg prometheus.Registe
 	dir := filepath.Join(b.cfg.DataDir, "meta")
 	b.meta, err = raftmeta.Open(raftmeta.Options{
 		FS: fs, Dir: dir, NodeID: b.cfg.NodeID, Logger: b.log, Metrics: raftmeta.NewMetrics(reg),
+		Ring: replica.RingOptions(b.cfg, b.log, b.metaIOChanged, b.metaLate),
 		// Alone there is nobody to hand over to: the metadata's log gets the same patience as the data's.
-		StoreTimeout: config.Millis(b.cfg.LogDirStallMs), OnPoison: b.metaFailed,
+		StoreTimeout: replica.StoreTimeout(b.cfg), IOTimeout: config.Millis(b.cfg.LogDirStallMs), OnPoison: b.metaFailed,
 	})
 	if err != nil {
+		if errors.Is(err, raftmeta.ErrPoisoned) {
+			err = fmt.Errorf("%w: %w", replica.ErrStorage, err)
+		}
 		return fmt.Errorf("metadata in %s: %w", dir, err)
 	}
 	defer func() {
@@ -118,8 +124,22 @@ func (b *Broker) openMeta(ctx context.Context, fs vfs.FS, reg prometheus.Registe
 			err = errors.Join(err, b.meta.Close())
 		}
 	}()
-	if err := b.meta.Ready(ctx); err != nil {
+	if err := b.register(ctx, bound); err != nil {
+		if b.meta.OldestIO() > config.Millis(b.cfg.LogDirStallMs) || b.meta.Poisoned() != nil {
+			err = fmt.Errorf("%w: %w", replica.ErrStorage, err)
+		}
 		return fmt.Errorf("metadata in %s: %w", dir, err)
+	}
+	return nil
+}
+
+// register waits until the metadata is ready and makes this broker known in it. The wait is bounded also where stalls are waited out: a start that meets
+// a stalled disk fails, and the supervisor tries again.
+func (b *Broker) register(ctx context.Context, bound net.Addr) error {
+	ctx, cancel := context.WithTimeout(ctx, readyFactor*config.Millis(b.cfg.LogDirStallMs)+b.requestTimeout())
+	defer cancel()
+	if err := b.meta.Ready(ctx); err != nil {
+		return err
 	}
 	host, port := b.cfg.Advertised(bound)
 	self := raftmeta.RegisterBroker{ID: b.cfg.NodeID, Host: host, Port: port, Rack: b.cfg.BrokerRack}
@@ -133,6 +153,9 @@ func (b *Broker) openMeta(ctx context.Context, fs vfs.FS, reg prometheus.Registe
 	return nil
 }
 
+// readyFactor is how many slow, but not stalled, writes the metadata may need until it is ready.
+const readyFactor = 4
+
 // metaFailed notes that the metadata's log took an error or hung; the node ends.
 func (b *Broker) metaFailed(err error) {
 	select {
@@ -145,7 +168,7 @@ func serverOptions(b *Broker, o Options) netproto.Options {
 	c := o.Config
 	return netproto.Options{
 		Handler: b, MaxFrameBytes: c.SocketRequestMaxBytes, MaxInFlight: c.ConnectionInflightRequestsMax,
-		MaxInFlightBytes: c.ConnectionInflightBytesMax, MaxConnections: c.MaxConnections,
+		MaxInFlightBytes: c.ConnectionInflightBytesMax, MaxRequestBytes: c.QueuedMaxRequestBytes, MaxConnections: connectionsMax(c.MaxConnections, vfs.Descriptors()),
 		IdleTimeout: config.Millis(c.ConnectionsMaxIdleMs), WriteTimeout: config.Millis(c.ConnectionWriteTimeoutMs),
 		Logger: o.Logger, Metrics: netproto.NewMetrics(o.Registry),
 	}
@@ -155,6 +178,7 @@ func (r *Running) serve(ln net.Listener) {
 	err := r.server.Serve(ln)
 	select {
 	case <-r.stopped:
+	case <-r.failing: // watch says why
 	default:
 		r.end(fmt.Errorf("listener %s: %w", r.addr, err))
 	}
@@ -168,9 +192,11 @@ func (r *Running) watch() {
 	case err = <-r.b.parts.Failed():
 	case err = <-r.b.metaFailure:
 		err = fmt.Errorf("%w: metadata: %w", replica.ErrStorage, err)
+		r.b.parts.Fail(err)
 	case <-r.stopped:
 		return
 	}
+	close(r.failing)
 	r.server.ResetAll()
 	r.end(err)
 }
@@ -202,6 +228,10 @@ func (r *Running) Shutdown(ctx context.Context) (err error) {
 		r.b.parts.WakeReaders()
 		err = r.server.Shutdown(ctx)
 		err = errors.Join(err, r.b.parts.Close(ctx), r.b.meta.Close())
+		r.b.produces.close()
+		if down := r.b.parts.Down(); down != nil {
+			err = errors.Join(err, down) // tells failed storage, whatever else went wrong by it
+		}
 	})
 	return err
 }

@@ -26,6 +26,7 @@ type Conn struct {
 	host   string // address, for rate-limited logs
 
 	frames       *frameReader
+	frameRoom    room // taken for the frame that is being read
 	lastClientID string
 	lastRead     time.Time // when the last read returned
 	readUntil    time.Time // the read deadline that is armed
@@ -76,6 +77,7 @@ func newConn(s *Server, nc net.Conn, id uint64) *Conn {
 	}
 	c.host = host
 	c.frames = newFrameReader(deadlineReader{c}, s.opts.MaxFrameBytes)
+	c.frames.take = c.takeRoom
 	c.lastRead = s.clk.Now()
 	c.lastActivity.Store(c.lastRead.UnixNano())
 	return c
@@ -106,6 +108,7 @@ func (c *Conn) readLoop() error {
 		}
 		frame, buf, err := c.frames.frame(size)
 		if err != nil {
+			c.giveRoom()
 			return c.readError(err)
 		}
 		c.srv.metrics.bytesIn.Add(float64(sizeBytes + size))
@@ -117,14 +120,15 @@ func (c *Conn) readLoop() error {
 
 // handle parses the header and gives the request to the handler.
 func (c *Conn) handle(frame []byte, buf *iobuf.Buf) error {
-	r := &Request{Buf: buf, Conn: c, Received: c.lastRead, frameSize: len(frame)}
+	r := &Request{Buf: buf, Conn: c, Received: c.lastRead, frameSize: len(frame), room: c.frameRoom}
+	c.frameRoom = room{}
 	if err := r.parseHeader(frame, c.lastClientID); err != nil {
-		buf.Release()
+		r.release()
 		return err
 	}
 	c.lastClientID = r.ClientID
 	if err := c.enqueue(r); err != nil {
-		buf.Release()
+		r.release()
 		return err
 	}
 	c.srv.opts.Handler.Handle(r)

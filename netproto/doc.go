@@ -12,8 +12,8 @@
 //
 // A frame's size is checked before anything is done about it, and memory follows the bytes that have arrived, not the size a
 // stranger announced. A connection has a bounded number of requests, and of their bytes, in flight; at the bound the reader
-// stops reading, and TCP tells the client to wait. Every read within a frame and every write has a deadline; between
-// frames the idle timeout applies.
+// stops reading, and TCP tells the client to wait. So does it while the requests of all connections together are at their bound
+// (memory.go). Every read within a frame and every write has a deadline; between frames the idle timeout applies.
 //
 // # Buffers
 //

@@ -28,7 +28,8 @@ const (
 // large as what this stream has proven to deliver, and doubles as bytes really arrive: an announced length costs nothing.
 type frameReader struct {
 	src    io.Reader
-	max    int // largest frame
+	max    int             // largest frame
+	take   func(int) error // takes memory for a frame before it is used; nil: there is no bound
 	shared *iobuf.Buf
 	r, w   int // unread bytes are shared[r:w]
 	next   int // size of the next shared buffer
@@ -80,6 +81,9 @@ func (f *frameReader) frame(size int) ([]byte, *iobuf.Buf, error) {
 	total := sizeBytes + size
 	if f.w-f.r < total && total > sharedFrameMax {
 		return f.ownFrame(size)
+	}
+	if err := f.more(size); err != nil {
+		return nil, nil, err
 	}
 	for f.w-f.r < total {
 		if err := f.fill(total); err != nil {
@@ -147,8 +151,19 @@ func (f *frameReader) makeRoom(need int) {
 	f.shared, f.r, f.w = fresh, 0, n
 }
 
+// more takes memory for n bytes more of the present frame.
+func (f *frameReader) more(n int) error {
+	if f.take == nil {
+		return nil
+	}
+	return f.take(n)
+}
+
 // ownFrame reads a large frame, whose beginning may be in the shared buffer.
 func (f *frameReader) ownFrame(size int) ([]byte, *iobuf.Buf, error) {
+	if err := f.more(footprint(min(size, f.proven))); err != nil {
+		return nil, nil, err
+	}
 	buf := iobuf.Get(min(size, f.proven))
 	n := copy(buf.Bytes(), f.shared.Bytes()[f.r+sizeBytes:f.w])
 	f.r = f.w
@@ -156,7 +171,12 @@ func (f *frameReader) ownFrame(size int) ([]byte, *iobuf.Buf, error) {
 	defer func() { f.inOwn = false }()
 	for n < size {
 		if n == buf.Len() {
-			grown := iobuf.Get(min(size, 2*buf.Len()))
+			want := min(size, 2*buf.Len())
+			if err := f.more(footprint(want) - buf.Cap()); err != nil {
+				buf.Release()
+				return nil, nil, err
+			}
+			grown := iobuf.Get(want)
 			copy(grown.Bytes(), buf.Bytes())
 			buf.Release()
 			buf = grown

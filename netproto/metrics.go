@@ -28,6 +28,8 @@ type Metrics struct {
 	bytesOut         prometheus.Counter
 	writes           prometheus.Counter
 	stalls           prometheus.Counter
+	requestBytes     prometheus.Gauge
+	requestWaits     prometheus.Counter
 	seconds          *prometheus.HistogramVec
 	// observers caches seconds by API key and stage (the last key stands for unknown ones): a request needs no lookup, and an API that
 	// nobody uses has no series.
@@ -50,13 +52,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		writes:           prometheus.NewCounter(prometheus.CounterOpts(opts("writes_total", "Socket writes; one carries all responses that are ready."))),
 		stalls:           prometheus.NewCounter(prometheus.CounterOpts(opts("reads_paused_total", "Times a connection stopped reading because its requests in flight were at the bound."))),
 	}
+	m.requestBytes = prometheus.NewGauge(prometheus.GaugeOpts(opts("request_bytes", "Memory of the requests that are being read or served.")))
+	m.requestWaits = prometheus.NewCounter(prometheus.CounterOpts(opts("request_memory_waits_total", "Times a connection was not read because the memory for requests was in use.")))
 	m.seconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Namespace: "weir", Subsystem: "netproto", Name: "request_duration_seconds",
 		Help:    "Time a request spent in each stage: handle (received to answered), order (answered to written), write.",
 		Buckets: prometheus.ExponentialBuckets(50e-6, 3, 12), // 50 us to 8.9 s
 	}, []string{"api", "stage"})
 	if reg != nil {
-		reg.MustRegister(m.connections, m.connectionsTotal, m.refused, m.closed, m.inFlight, m.bytesIn, m.bytesOut, m.writes, m.stalls, m.seconds)
+		reg.MustRegister(m.connections, m.connectionsTotal, m.refused, m.closed, m.inFlight, m.bytesIn, m.bytesOut, m.writes, m.stalls, m.requestBytes, m.requestWaits, m.seconds)
 	}
 	return m
 }

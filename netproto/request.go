@@ -45,6 +45,7 @@ type Request struct {
 	payload   *Payload // nil: nothing is written
 	answered  time.Time
 	frameSize int
+	room      room  // memory that is given back with it
 	closing   error // not nil: the connection ends when this request's turn comes
 }
 
@@ -84,4 +85,6 @@ func (r *Request) release() {
 		r.Buf = nil
 		r.Body = nil
 	}
+	r.Conn.srv.memory.give(r.room)
+	r.room = room{}
 }

@@ -18,6 +18,7 @@ type Options struct {
 	MaxFrameBytes    int           // largest request (socket.request.max.bytes); default 100 MiB
 	MaxInFlight      int           // requests in flight per connection; default 64
 	MaxInFlightBytes int64         // bytes of requests in flight per connection; default 64 MiB. One request may be larger.
+	MaxRequestBytes  int64         // bytes of requests in flight on all connections (queued.max.request.bytes); 0 or -1: no bound
 	MaxConnections   int           // 0: no bound
 	IdleTimeout      time.Duration // connections.max.idle.ms; default 10 min; < 0: about a century
 	ReadTimeout      time.Duration // a begun frame must go on within it; default 30 s
@@ -45,6 +46,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.IdleTimeout < 0 {
 		o.IdleTimeout = noTimeout
 	}
+	if o.MaxRequestBytes == 0 {
+		o.MaxRequestBytes = -1
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -70,6 +74,7 @@ type Server struct {
 	opts    Options
 	metrics *Metrics
 	limited *limitedLog
+	memory  requestMemory
 	clk     clock.Clock
 	wg      sync.WaitGroup // every goroutine of every connection
 	stop    chan struct{}  // closed when the server shuts down
@@ -91,6 +96,7 @@ func NewServer(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{opts: o, metrics: o.Metrics, clk: clock.Real{}, stop: make(chan struct{})}
+	s.memory = requestMemory{max: o.MaxRequestBytes, metrics: o.Metrics}
 	s.limited = newLimitedLog(o.Logger, s.clk)
 	s.mu.conns = make(map[*Conn]struct{})
 	s.mu.listeners = make(map[net.Listener]struct{})
@@ -167,9 +173,9 @@ func (s *Server) refuse(nc net.Conn, open int) {
 	if host, _, err := net.SplitHostPort(peer); err == nil {
 		peer = host
 	}
-	_ = nc.Close() // the peer learns it from the close
 	s.limited.warn("connection refused", peer,
 		slog.String("error", fmt.Sprintf("%v: %d open, at most %d (max.connections)", ErrTooManyConnections, open, s.opts.MaxConnections)))
+	_ = nc.Close() // the peer learns it from the close, when the log has it
 }
 
 // connClosed is called once for each connection, when it is closed.
