@@ -31,8 +31,9 @@ type Disk string
 const (
 	DiskStarting Disk = "starting" // the broker is not up yet
 	DiskOK       Disk = "ok"
-	DiskFull     Disk = "full"   // produce is refused, everything else goes on
-	DiskFailed   Disk = "failed" // stalled or poisoned; the broker gives up
+	DiskFull     Disk = "full"    // produce is refused, everything else goes on
+	DiskStalled  Disk = "stalled" // produce is refused until the disk answers; what is in memory is served
+	DiskFailed   Disk = "failed"  // stalled or poisoned; the broker gives up
 )
 
 // Health is what the health checks answer from.
@@ -144,6 +145,13 @@ func (s *Server) Serve(ln net.Listener) error {
 		return err
 	}
 	return nil
+}
+
+// Close stops listening and cuts every connection off.
+func (s *Server) Close() {
+	if err := s.http.Close(); err != nil {
+		s.o.Logger.Debug("HTTP server not closed", "error", err)
+	}
 }
 
 // Shutdown stops listening and waits for requests in progress, at most until ctx ends.

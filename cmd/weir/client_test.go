@@ -53,7 +53,7 @@ func TestTopicLifeCycle(t *testing.T) {
 	}
 	ok(t, addr, "a\nb\n", "produce", "orders", "-q", "-p", "1")
 	out := ok(t, addr, "", "topic", "describe", "orders")
-	for _, want := range []string{"topic orders", "PARTITION", "retention.ms", "1000"} {
+	for _, want := range []string{"topic orders", "PARTITION", "BYTES", "retention.ms", "1000"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("describe has no %q:\n%s", want, out)
 		}
@@ -67,6 +67,41 @@ func TestTopicLifeCycle(t *testing.T) {
 	}
 	if out := ok(t, addr, "", "topic", "list"); strings.Contains(out, "orders") {
 		t.Errorf("list after delete:\n%s", out)
+	}
+}
+
+func TestDeleteRecordsOfTopic(t *testing.T) {
+	addr := newCluster(t)
+	ok(t, addr, "", "topic", "create", "t", "-p", "2")
+	for _, p := range []string{"0", "1"} {
+		ok(t, addr, "a\nb\nc\nd\ne\n", "produce", "t", "-q", "-p", p)
+	}
+	for _, c := range []struct {
+		args string
+		want string // rows
+	}{
+		{"t --before 2 -p 0", "0 2"},
+		{"t --before -2", "0 3 1 3"},
+		{"t --before @0 -p 1", "1 3"}, // all of it is younger
+		{"t --before @-1h", "0 3 1 3"},
+		{"t --before end -p 1", "1 5"},
+		{"t --before @4102444800000", "0 5 1 5"}, // all of it is older
+	} {
+		out := ok(t, addr, "", append([]string{"topic", "delete-records"}, strings.Fields(c.args)...)...)
+		if got := strings.Join(strings.Fields(out), " "); got != "PARTITION START "+c.want {
+			t.Errorf("%s: %q, want %q", c.args, got, c.want)
+		}
+	}
+	for args, want := range map[string]string{
+		"t":                    "before",
+		"t --before yesterday": "expected an offset",
+		"t --before 6 -p 0":    "OFFSET_OUT_OF_RANGE",
+		"t --before 0 -p 7":    "no partition 7",
+		"tt --before 0":        "does not exist",
+	} {
+		if code, _, errs := cli(t, addr, "", append([]string{"topic", "delete-records"}, strings.Fields(args)...)...); code == exitOK || !strings.Contains(errs, want) {
+			t.Errorf("%s: exit %d, %q; want %q", args, code, errs, want)
+		}
 	}
 }
 

@@ -41,7 +41,7 @@ Exit codes: 0 ended by a signal, 1 could not start, 70 the disk stalled or faile
 		}
 		signals, stop := notifySignals()
 		defer stop()
-		s := &serving{cfg: cfg, io: io, start: start, signals: signals, exit: os.Exit, grace: hangGrace}
+		s := &serving{cfg: cfg, io: io, start: start, signals: signals, exit: os.Exit}
 		return s.run(context.Background())
 	}
 	return cmd

@@ -92,7 +92,6 @@ func newFixture(t *testing.T, values map[string]string) *fixture {
 		cfg: cfg, io: stdio{strings.NewReader(""), f.ready, &f.logs}, signals: f.signals,
 		start: func(context.Context, nodeOptions) (node, error) { return f.node, nil },
 		exit:  func(code int) { f.exited <- code },
-		grace: hangGrace,
 	}
 	return f
 }
@@ -224,7 +223,7 @@ func TestOtherFailureShutsDown(t *testing.T) {
 }
 
 func TestShutdownDeadlineIsNotAnError(t *testing.T) {
-	f := newFixture(t, map[string]string{"shutdown.timeout.ms": "1"})
+	f := newFixture(t, map[string]string{"shutdown.timeout.ms": "4000"})
 	f.node.shutdown = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 	f.run()
 	<-f.ready
@@ -236,7 +235,6 @@ func TestShutdownDeadlineIsNotAnError(t *testing.T) {
 
 func TestHungShutdownExits70(t *testing.T) {
 	f := newFixture(t, map[string]string{"shutdown.timeout.ms": "1"})
-	f.s.grace = 0
 	release := make(chan struct{})
 	defer close(release)
 	f.node.shutdown = func(context.Context) error { <-release; return nil }

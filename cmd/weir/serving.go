@@ -31,7 +31,8 @@ const (
 	lockName        = ".lock"
 	stuckMax        = 4 // file system operations of the start that may hang
 	consoleShutdown = 2 * time.Second
-	hangGrace       = 5 * time.Second // after shutdown.timeout.ms, until a shutdown counts as hung
+	hangGrace       = 5 * time.Second // the end of shutdown.timeout.ms, in which nobody is waited for any more
+	lastWordsMax    = time.Second     // to say why the process ends; the log may lie on the disk that failed
 )
 
 // node is a running broker, as far as this package needs it.
@@ -48,6 +49,8 @@ type nodeOptions struct {
 	cfg *config.Broker
 	log *slog.Logger
 	reg prometheus.Registerer
+	// busy is to be called whenever the node has something to do; it costs next to nothing.
+	busy func()
 }
 
 // startFunc starts a broker; when it returns, clients are served. An error of *coded type decides the exit code.
@@ -60,12 +63,12 @@ type serving struct {
 	start   startFunc
 	signals <-chan os.Signal
 	exit    func(code int) // os.Exit; for the second signal and a disk that holds threads
-	grace   time.Duration  // hangGrace
 
 	log     *slog.Logger
 	fs      vfs.FS
 	started time.Time
 	node    atomic.Pointer[node] // nil until it serves
+	web     *consoleServer
 }
 
 // notifySignals catches the signals that end the process, until stop is called.
@@ -93,13 +96,13 @@ func (s *serving) run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, lock.Close()) }()
 
 	reg := newRegistry()
-	beat := heartbeat.Start(heartbeat.Options{Logger: s.log, Registry: reg})
+	beat := heartbeat.Start(heartbeat.Options{Logger: s.log, Registry: reg, Busy: s.doesIO})
 	defer beat.Stop()
-	web, err := s.startConsole(reg)
-	if err != nil {
+	beat.Touch()
+	if s.web, err = s.startConsole(reg); err != nil {
 		return err
 	}
-	defer web.stop(s.log)
+	defer s.web.stop(s.log)
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -111,7 +114,7 @@ func (s *serving) run(ctx context.Context) (err error) {
 		FS: s.fs, Dir: s.cfg.DataDir, Timeout: config.Millis(s.cfg.LogDirStallMs),
 		Engine: func() (string, string) { return engineName, engineWhy },
 	}))
-	n, err := s.start(ctx, nodeOptions{cfg: s.cfg, log: s.log, reg: reg})
+	n, err := s.start(ctx, nodeOptions{cfg: s.cfg, log: s.log, reg: reg, busy: beat.Touch})
 	if err != nil {
 		if ctx.Err() != nil {
 			s.log.Info("stopped while starting")
@@ -120,7 +123,7 @@ func (s *serving) run(ctx context.Context) (err error) {
 		return err
 	}
 	s.node.Store(&n)
-	if err := s.announce(n, web, engineName); err != nil {
+	if err := s.announce(n, s.web, engineName); err != nil {
 		return errors.Join(err, s.shutdown(n))
 	}
 	select {
@@ -173,34 +176,37 @@ func quoteIfNeeded(s string) string {
 	return s
 }
 
-// shutdown stops the broker in order, at most for shutdown.timeout.ms.
+// shutdown stops the broker in order, within shutdown.timeout.ms: the last part of that is for what has to happen when clients and
+// writes behind were waited for in vain. A broker that is not done by then is held by the disk.
 func (s *serving) shutdown(n node) error {
 	limit := config.Millis(s.cfg.ShutdownTimeoutMs)
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), limit-min(limit/4, hangGrace))
 	defer cancel()
 	start := time.Now()
 	done := make(chan error, 1)
 	go func() { done <- n.Shutdown(ctx) }()
-	hung := time.NewTimer(limit + s.grace)
+	hung := time.NewTimer(limit)
 	defer hung.Stop()
 	var err error
 	select {
 	case err = <-done:
 	case <-hung.C:
 		// Something is held by the disk and will not come back. The lock goes with the process.
-		err = &coded{code: exitDisk, err: fmt.Errorf("shutdown hangs, %s after it began: the disk does not answer", limit+s.grace)}
-		fmt.Fprintln(s.io.err, "weir:", err)
-		s.exit(exitDisk)
+		err = &coded{code: exitDisk, err: fmt.Errorf("shutdown hangs, %s after it began: the disk does not answer", limit)}
+		s.endNow(err)
 		return err
 	}
 	took := time.Since(start).Round(time.Millisecond)
-	switch {
+	switch failed := diskError(err); {
+	case isDiskError(failed):
+		s.log.Error("stopped with a failed disk", "took", took, "error", err)
+		return failed
 	case errors.Is(err, context.DeadlineExceeded):
-		s.log.Warn("stopped before everything was done; acknowledged records are safe", "limit", limit, "error", err)
+		s.log.Warn("stopped before everything was done; acknowledged records are safe", "took", took, "error", err)
 		return nil
 	case err != nil:
 		s.log.Error("stopped with an error", "took", took, "error", err)
-		return diskError(err)
+		return err
 	}
 	s.log.Info("stopped", "took", took)
 	return nil
@@ -209,15 +215,36 @@ func (s *serving) shutdown(n node) error {
 // ended handles a broker that gave up by itself.
 func (s *serving) ended(n node, err error) error {
 	err = diskError(err)
-	var c *coded
-	if errors.As(err, &c) && c.code == exitDisk {
+	if isDiskError(err) {
 		// A failed disk may hold threads for ever, so nothing is stopped in order; connections have been reset.
-		s.log.Error("the disk failed, giving up", "error", err)
-		fmt.Fprintln(s.io.err, "weir:", err)
-		s.exit(exitDisk)
+		s.endNow(err)
 		return err
 	}
 	return errors.Join(err, s.shutdown(n))
+}
+
+// endNow ends the process because of a failed disk. A thread that the disk holds keeps what is left of the process in the system, and with it
+// every socket that is still open: so the last listener is closed first.
+func (s *serving) endNow(err error) {
+	s.web.close()
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		fmt.Fprintln(s.io.err, "weir:", err)
+	}()
+	limit := time.NewTimer(lastWordsMax)
+	defer limit.Stop()
+	select {
+	case <-said:
+	case <-limit.C:
+	}
+	s.exit(exitDisk)
+}
+
+// doesIO reports whether the node has work that no request tells of: it starts, or the disk has something in flight.
+func (s *serving) doesIO() bool {
+	n := s.node.Load()
+	return n == nil || (*n).Health().OldestIO > 0
 }
 
 // lockDataDir makes the data directory and takes the lock that keeps a second process out.
@@ -263,15 +290,26 @@ func newRegistry() *prometheus.Registry {
 	return reg
 }
 
-// busyConnections is how many connections are assumed to use their whole budget together, for the memory plan only.
+// busyConnections is how many connections are assumed to use their whole budget together where requests have no bound over all
+// connections; for the memory plan only.
 const busyConnections = 8
+
+// requestBudget bounds the memory of requests.
+func requestBudget(cfg *config.Broker) tuning.Budget {
+	if cfg.QueuedMaxRequestBytes > 0 {
+		return tuning.Budget{Name: "queued.max.request.bytes", Bytes: cfg.QueuedMaxRequestBytes}
+	}
+	return tuning.Budget{Name: "connection.inflight.bytes.max", Bytes: busyConnections * cfg.ConnectionInflightBytesMax}
+}
 
 func memoryPlan(cfg *config.Broker) tuning.MemoryPlan {
 	_, gcGiven := cfg.Set()["gc.percent"]
 	return tuning.PlanMemory(tuning.MemoryOptions{
 		Budgets: []tuning.Budget{
 			{Name: "log.tail.max.bytes", Bytes: cfg.LogTailMaxBytes},
-			{Name: "connection.inflight.bytes.max", Bytes: busyConnections * cfg.ConnectionInflightBytesMax},
+			requestBudget(cfg),
+			{Name: "fetch.memory.max.bytes", Bytes: cfg.FetchMemoryMaxBytes},
+			{Name: "log.cleaner.dedupe.buffer.size", Bytes: cfg.LogCleanerDedupeBufferSize},
 		},
 		Limit: cfg.MemoryLimitBytes, GCPercent: cfg.GCPercent, FromConfig: gcGiven,
 		Machine: tuning.MachineMemory(), LookupEnv: os.LookupEnv,

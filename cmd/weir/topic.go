@@ -18,12 +18,12 @@ func newTopic(io stdio) *cobra.Command {
 	c := new(cluster)
 	cmd := &cobra.Command{
 		Use:   "topic",
-		Short: "Create, list, describe and delete topics",
+		Short: "Create, list, describe and delete topics and their records",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	c.flags(cmd.PersistentFlags())
-	cmd.AddCommand(newTopicCreate(io, c), newTopicList(io, c), newTopicDescribe(io, c), newTopicDelete(io, c))
+	cmd.AddCommand(newTopicCreate(io, c), newTopicList(io, c), newTopicDescribe(io, c), newTopicDelete(io, c), newTopicDeleteRecords(io, c))
 	return cmd
 }
 
@@ -128,6 +128,8 @@ func newTopicDescribe(io stdio, c *cluster) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("list offsets: %w", err)
 			}
+			// Sizes need a right of their own: without it the rest is shown.
+			dirs, _ := admin.DescribeAllLogDirs(ctx, topics.TopicsSet())
 			configs, err := admin.DescribeTopicConfigs(ctx, names...)
 			if err != nil {
 				return fmt.Errorf("describe configuration: %w", err)
@@ -136,7 +138,7 @@ func newTopicDescribe(io stdio, c *cluster) *cobra.Command {
 				if i > 0 {
 					fmt.Fprintln(io.out)
 				}
-				if err := describe(io.out, t, starts, ends); err != nil {
+				if err := describe(io.out, t, starts, ends, dirs); err != nil {
 					return err
 				}
 				if err := describeConfig(io.out, t.Topic, configs, all); err != nil {
@@ -149,14 +151,23 @@ func newTopicDescribe(io stdio, c *cluster) *cobra.Command {
 	return cmd
 }
 
-func describe(out io.Writer, t kadm.TopicDetail, starts, ends kadm.ListedOffsets) error {
+func describe(out io.Writer, t kadm.TopicDetail, starts, ends kadm.ListedOffsets, dirs kadm.DescribedAllLogDirs) error {
 	fmt.Fprintf(out, "topic %s, id %s\n\n", t.Topic, base64.RawURLEncoding.EncodeToString(t.ID[:]))
-	w := table(out, "PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "START", "END")
+	w := table(out, "PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "START", "END", "BYTES")
 	for _, p := range t.Partitions.Sorted() {
-		fmt.Fprintf(w, "%d\t%d\t%d\t%v\t%v\t%s\t%s\n", p.Partition, p.Leader, p.LeaderEpoch, p.Replicas, p.ISR,
-			offsetText(starts, t.Topic, p.Partition), offsetText(ends, t.Topic, p.Partition))
+		fmt.Fprintf(w, "%d\t%d\t%d\t%v\t%v\t%s\t%s\t%s\n", p.Partition, p.Leader, p.LeaderEpoch, p.Replicas, p.ISR,
+			offsetText(starts, t.Topic, p.Partition), offsetText(ends, t.Topic, p.Partition), sizeText(dirs, t.Topic, p))
 	}
 	return w.Flush()
+}
+
+// sizeText is what a partition takes on its leader's disk.
+func sizeText(dirs kadm.DescribedAllLogDirs, topic string, p kadm.PartitionDetail) string {
+	d, ok := dirs[p.Leader].LookupPartition(topic, p.Partition)
+	if !ok {
+		return "?"
+	}
+	return fmt.Sprint(d.Size)
 }
 
 func offsetText(offsets kadm.ListedOffsets, topic string, partition int32) string {

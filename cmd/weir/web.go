@@ -48,6 +48,13 @@ func (c *consoleServer) addr() string {
 	return c.ln.Addr().String()
 }
 
+// close ends it at once.
+func (c *consoleServer) close() {
+	if c.server != nil {
+		c.server.Close()
+	}
+}
+
 func (c *consoleServer) stop(log *slog.Logger) {
 	if c.server == nil {
 		return

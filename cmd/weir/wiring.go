@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"syscall"
 
 	"weir/broker"
 	"weir/console"
@@ -13,7 +14,7 @@ import (
 
 // startBroker is the startFunc of the real program.
 func startBroker(ctx context.Context, o nodeOptions) (node, error) {
-	r, err := broker.Start(ctx, broker.Options{Config: o.cfg, Logger: o.log, Registry: o.reg})
+	r, err := broker.Start(ctx, broker.Options{Config: o.cfg, Logger: o.log, Registry: o.reg, OnBusy: o.busy})
 	if err != nil {
 		return nil, diskError(err)
 	}
@@ -30,6 +31,8 @@ func (n brokerNode) Health() console.Health {
 	switch {
 	case h.DiskError != "":
 		out.Disk, out.Reason = console.DiskFailed, h.DiskError
+	case h.Stalled != "":
+		out.Disk, out.Reason = console.DiskStalled, h.Stalled
 	case h.DiskFull:
 		out.Disk, out.Reason = console.DiskFull, "the file system is nearly full, produce requests are refused (log.dir.full.percent)"
 	}
@@ -39,10 +42,16 @@ func (n brokerNode) Health() console.Health {
 // diskError gives errors that come from a stalled or failed disk the exit code that tells a supervisor to restart.
 func diskError(err error) error {
 	var timeout *vfs.TimeoutError
-	if broker.StorageFailed(err) || errors.As(err, &timeout) || errors.Is(err, uring.ErrDeadline) || errors.Is(err, uring.ErrStalled) {
+	if broker.StorageFailed(err) || errors.As(err, &timeout) || errors.Is(err, uring.ErrDeadline) || errors.Is(err, uring.ErrStalled) || errors.Is(err, syscall.EIO) {
 		return &coded{code: exitDisk, err: err}
 	}
 	return err
+}
+
+// isDiskError reports whether the process ends with exitDisk because of err.
+func isDiskError(err error) bool {
+	var c *coded
+	return errors.As(err, &c) && c.code == exitDisk
 }
 
 // engineInUse names the I/O engine that the configuration selects on this machine, and why.
