@@ -3,6 +3,7 @@
 //	bench run     Weir alone
 //	bench limits  disk, network and the null broker: what no durable broker can pass
 //	bench peers   Weir, the null broker and Apache Kafka (defaults, and flushing every message), in turn
+//	bench compaction  compaction of a large topic: time, memory, and what producers notice
 //	bench report  the tables of BENCHMARKS.md from result files
 //
 // Servers are processes of their own and listen on loopback only; the load generator is this process. Results are printed and
@@ -26,6 +27,7 @@ import (
 )
 
 const usage = `usage: bench run|limits|peers [flags]
+       bench compaction [flags]
        bench report [-o BENCHMARKS.md] results.json...
 `
 
@@ -45,6 +47,8 @@ func dispatch(ctx context.Context, args []string) error {
 	switch args[0] {
 	case "run", "limits", "peers":
 		return measureCommand(ctx, args[0], args[1:])
+	case "compaction":
+		return compactionCommand(ctx, args[1:])
 	case "report":
 		return reportCommand(args[1:])
 	default:

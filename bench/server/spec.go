@@ -2,9 +2,11 @@ package server
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -16,6 +18,29 @@ func Weir(bin string) Spec {
 			return []string{bin, "serve", "--data-dir", dir, "--kafka-addr", addr, "--http-addr", http}, nil
 		},
 	}
+}
+
+// WeirWith is Weir with other values for some keys.
+func WeirWith(bin string, keys map[string]string) Spec {
+	spec := Weir(bin)
+	spec.Note = "durable before every acknowledgement"
+	base := spec.command
+	spec.command = func(dir, addr, http string) ([]string, error) {
+		argv, err := base(dir, addr, http)
+		if err != nil {
+			return nil, err
+		}
+		var text strings.Builder
+		for _, key := range slices.Sorted(maps.Keys(keys)) {
+			fmt.Fprintf(&text, "%s: %q\n", key, keys[key])
+		}
+		file := dir + ".yaml"
+		if err := os.WriteFile(file, []byte(text.String()), 0o600); err != nil {
+			return nil, fmt.Errorf("write the configuration: %w", err)
+		}
+		return append(argv, "--config", file), nil
+	}
+	return spec
 }
 
 // Null is bench/nullbroker: it acknowledges and stores nothing, so it is the limit of client, network and protocol.
