@@ -8,8 +8,11 @@ GIOURING := -tags giouring -ldflags=-checklinkname=0
 # For make fuzz: how long each target runs. For make bench: arguments of the load generator.
 FUZZTIME ?= 10s
 BENCH ?=
+# For make torture-disk: how many power cuts, and what random numbers begin with (empty: the clock).
+CUTS ?= 1000
+SEED ?=
 
-.PHONY: run build test lint test-race test-clients test-faults test-giouring client-tools bench bench-limits bench-peers fuzz generate clean
+.PHONY: run build test lint test-race test-clients test-faults test-scale test-giouring torture-disk client-tools bench bench-limits bench-peers fuzz generate clean
 
 run: build
 	./bin/weir serve
@@ -45,7 +48,16 @@ test-clients: client-tools
 
 # Crashes, full and frozen disks, broken peers; at CI sizes with -short (make test-faults SHORT=-short).
 test-faults:
-	cd test && go test ./faults/... -count=1 -timeout 60m -v $(SHORT)
+	cd test && go test -p 1 ./internal/... ./faults/... -count=1 -timeout 60m -v $(SHORT)
+
+# Power cuts on ext4 and XFS; needs root, /dev/fuse and loop devices. make torture-disk CUTS=200 SEED=7 repeats what a failure printed.
+torture-disk:
+	cd test && WEIR_TEST_CUT_CYCLES=$(CUTS) WEIR_SEED=$(SEED) go test ./faults -run '^TestPowerCut$$' -count=1 -timeout 8h -v
+
+# Ten thousand partitions and 10 GiB: restart after a kill, idle, a little to every partition, deletion. SHORT=-short for CI's size;
+# other sizes are in test/scale/main_test.go.
+test-scale:
+	cd test && go test ./scale/... -count=1 -timeout 60m -v $(SHORT)
 
 # Installs what test-clients needs and is not there, where there is apt and the right to use it.
 client-tools:

@@ -29,6 +29,7 @@ func quick(addr string, more ...kgo.Opt) []kgo.Opt {
 		kgo.SeedBrokers(addr),
 		kgo.MetadataMinAge(20 * time.Millisecond),
 		kgo.DialTimeout(5 * time.Second),
+		kgo.AlwaysRetryEOF(), // a broker that ends in the middle of its first answer does not mean that TLS or SASL is missing
 		kgo.RetryBackoffFn(func(tries int) time.Duration {
 			return min(time.Duration(tries)*20*time.Millisecond, 200*time.Millisecond)
 		}),

@@ -137,6 +137,7 @@ func (p *producer) close() {
 	if p.client != nil {
 		p.cancel()
 		p.client.Close()
+		<-p.done
 		p.client = nil
 	}
 }

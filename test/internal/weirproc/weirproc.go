@@ -195,6 +195,13 @@ func (b *Broker) Stop() error {
 	}
 }
 
+// Terminate sends SIGTERM and does not wait.
+func (b *Broker) Terminate() {
+	if cmd, _ := b.process(); cmd != nil {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // fails only where it has ended already
+	}
+}
+
 // Exited is closed when the process launched last has ended.
 func (b *Broker) Exited() <-chan struct{} {
 	_, exited := b.process()
@@ -215,6 +222,9 @@ func (b *Broker) process() (*exec.Cmd, chan struct{}) {
 	defer b.mu.Unlock()
 	return b.mu.cmd, b.mu.exited
 }
+
+// ExitError is how the process launched last ended, as exec.Cmd.Wait tells it; nil before that, and after an exit with 0.
+func (b *Broker) ExitError() error { return b.exitError() }
 
 func (b *Broker) exitError() error {
 	b.mu.Lock()

@@ -44,6 +44,11 @@ func DialFrom(tb testing.TB, addr, local string) *Conn {
 	return &Conn{Conn: nc, tb: tb, format: kmsg.NewRequestFormatter(kmsg.FormatterClientID("wire"))}
 }
 
+// On speaks on a connection that is there already. Its methods that fail the test must not be called, only those that return errors.
+func On(nc net.Conn) *Conn {
+	return &Conn{Conn: nc, format: kmsg.NewRequestFormatter(kmsg.FormatterClientID("wire"))}
+}
+
 // Encode makes a request's whole frame, with the length before it.
 func (c *Conn) Encode(req kmsg.Request) []byte {
 	c.next++
@@ -63,6 +68,10 @@ func (c *Conn) Send(p []byte) {
 // Frame reads one response frame without its length. io.EOF means that the broker closed the connection.
 func (c *Conn) Frame() ([]byte, error) {
 	_ = c.SetReadDeadline(time.Now().Add(ioLimit))
+	return c.readFrame()
+}
+
+func (c *Conn) readFrame() ([]byte, error) {
 	var size [4]byte
 	if _, err := io.ReadFull(c, size[:]); err != nil {
 		if closed(err) {
@@ -148,6 +157,27 @@ func (c *Conn) ProduceCode(topic string, partition int32, batch []byte) (code in
 	if err != nil {
 		return 0, 0, err
 	}
+	return produced(resp)
+}
+
+// TryProduce sends a produce request for one partition and returns its error code and base offset, within a time of the caller's.
+func (c *Conn) TryProduce(req *kmsg.ProduceRequest, wait time.Duration) (code int16, base int64, err error) {
+	_ = c.SetDeadline(time.Now().Add(wait))
+	if _, err := c.Write(c.Encode(req)); err != nil {
+		return 0, 0, err
+	}
+	body, err := c.readFrame()
+	if err != nil {
+		return 0, 0, err
+	}
+	resp, err := Decode(req, body)
+	if err != nil {
+		return 0, 0, err
+	}
+	return produced(resp)
+}
+
+func produced(resp kmsg.Response) (code int16, base int64, err error) {
 	produced := resp.(*kmsg.ProduceResponse)
 	if len(produced.Topics) != 1 || len(produced.Topics[0].Partitions) != 1 {
 		return 0, 0, fmt.Errorf("produce response without its partition: %+v", produced)

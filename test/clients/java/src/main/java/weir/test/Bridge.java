@@ -12,12 +12,18 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Properties;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.atomic.AtomicReference;
+import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.DeletedRecords;
+import org.apache.kafka.clients.admin.LogDirDescription;
+import org.apache.kafka.clients.admin.RecordsToDelete;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.ConsumerRecords;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
+import org.apache.kafka.common.Node;
 import org.apache.kafka.common.PartitionInfo;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.header.Header;
@@ -28,7 +34,8 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
 
 /**
  * Drives Apache Kafka's Java client from the tests. It decides nothing: "produce" sends the records it reads from
- * standard input, "consume" writes what it receives to standard output; the test compares every byte.
+ * standard input, "consume" writes what it receives to standard output; the test compares every byte. "delete-records" and
+ * "log-dirs" print what the admin client is told.
  *
  * <p>A record on either stream, big-endian: int partition, long offset, long timestamp, bytes key, bytes value, int
  * header count, then per header bytes name, bytes value. bytes is an int length, -1 for null, and that many bytes.
@@ -58,8 +65,50 @@ public final class Bridge {
       case "consume":
         consume(own.get("topic"), own.containsKey("group"), Long.parseLong(own.get("count")), config);
         break;
+      case "delete-records":
+        deleteRecords(own.get("topic"), Integer.parseInt(own.get("partition")), Long.parseLong(own.get("before")), config);
+        break;
+      case "log-dirs":
+        describeLogDirs(own.get("topic"), config);
+        break;
       default:
         throw new IllegalArgumentException("unknown command " + args[0]);
+    }
+  }
+
+  /** Prints "low" and the low watermark, or "error" and the name of the exception. */
+  private static void deleteRecords(String topic, int partition, long before, Properties config) throws Exception {
+    TopicPartition at = new TopicPartition(topic, partition);
+    try (Admin admin = Admin.create(config)) {
+      DeletedRecords deleted = admin.deleteRecords(Map.of(at, RecordsToDelete.beforeOffset(before))).lowWatermarks().get(at).get();
+      System.out.println("low " + deleted.lowWatermark());
+    } catch (ExecutionException failure) {
+      System.out.println("error " + failure.getCause().getClass().getSimpleName());
+    }
+  }
+
+  /** Prints a line for each replica of the topic: directory, bytes of the volume, usable bytes, partition, size, lag. */
+  private static void describeLogDirs(String topic, Properties config) throws Exception {
+    try (Admin admin = Admin.create(config)) {
+      List<Integer> brokers = new ArrayList<>();
+      for (Node node : admin.describeCluster().nodes().get()) {
+        brokers.add(node.id());
+      }
+      for (Map<String, LogDirDescription> dirs : admin.describeLogDirs(brokers).allDescriptions().get().values()) {
+        dirs.forEach(
+            (dir, described) ->
+                described
+                    .replicaInfos()
+                    .forEach(
+                        (at, replica) -> {
+                          if (at.topic().equals(topic)) {
+                            System.out.printf(
+                                "%s %d %d %d %d %d%n",
+                                dir, described.totalBytes().orElse(-1), described.usableBytes().orElse(-1), at.partition(),
+                                replica.size(), replica.offsetLag());
+                          }
+                        }));
+      }
     }
   }
 
