@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -88,7 +89,7 @@ func parseCompaction(args []string) (compactionOptions, error) {
 	if o.out == "" {
 		o.out = filepath.Join(o.root, "bench", "results")
 	}
-	return o, os.MkdirAll(o.dir, 0o755)
+	return o, errors.Join(os.MkdirAll(o.dir, 0o755), os.MkdirAll(o.out, 0o755))
 }
 
 // compactionCommand fills a compacted topic while the cleaner is off, measures produce to another topic, starts the broker again with the
