@@ -22,7 +22,7 @@ import (
 	"weir/wal"
 )
 
-// TestCorruption damages a data directory at random, WEIR_CORRUPTIONS times (100, in CI 500), each time one file of a copy that a broker
+// TestCorruption damages a data directory at random, WEIR_TEST_CORRUPTIONS times (100, in CI 500), each time one file of a copy that a broker
 // has left behind, in order or by a kill. What must hold: no reader gets a record that was not produced. What is
 // missing was noticed, by the broker's refusal to start or by an error of the read. weir log verify knows it, too; and after weir log
 // repair a broker starts, and what is missing then are just the offsets that the repair named.
@@ -31,10 +31,10 @@ func TestCorruption(t *testing.T) {
 	if os.Getenv("CI") == "true" {
 		cases = 500
 	}
-	cases = number(t, "WEIR_CORRUPTIONS", cases)
+	cases = number(t, "WEIR_TEST_CORRUPTIONS", cases)
 	seed := uint64(number(t, "WEIR_SEED", int(time.Now().UnixNano()&0x7fffffff)))
-	only := number(t, "WEIR_CASE", -1)
-	t.Logf("WEIR_SEED=%d WEIR_CORRUPTIONS=%d; WEIR_CASE=<n> repeats one", seed, cases)
+	only := number(t, "WEIR_TEST_CASE", -1)
+	t.Logf("WEIR_SEED=%d WEIR_TEST_CORRUPTIONS=%d; WEIR_TEST_CASE=<n> repeats one", seed, cases)
 	var images []*image
 	for i := range 4 {
 		images = append(images, makeImage(t, seed+uint64(i), i%2 == 0, i < 2))
@@ -163,7 +163,7 @@ func isCorruption(err error) bool {
 
 func (c *corruption) verify(disk vfs.FS) *Report {
 	o := Options{FS: disk, Dir: dataDir}
-	if os.Getenv("WEIR_CASE") != "" {
+	if os.Getenv("WEIR_TEST_CASE") != "" {
 		o.Finding = func(f damage.Finding) { c.t.Log(f) }
 	}
 	rep, err := Verify(o)
@@ -180,7 +180,7 @@ func (c *corruption) start(disk vfs.FS) (missing []stored, err error) {
 		return nil, err
 	}
 	missing = c.readAll(b, func(s stored, err error) {
-		if os.Getenv("WEIR_CASE") != "" {
+		if os.Getenv("WEIR_TEST_CASE") != "" {
 			c.t.Logf("offset %d of %s-%d: %v", s.base, s.topic, s.partition, err)
 		}
 		e, ok := errors.AsType[*segment.CorruptError](err)
@@ -390,9 +390,9 @@ func sum(b []byte) (h uint64) {
 // TestCorruptionWhileRunning damages segments under a running broker, after which every record is read that was acknowledged: none is
 // served that was not produced, and those that do not come are named by the error.
 func TestCorruptionWhileRunning(t *testing.T) {
-	cases := number(t, "WEIR_CORRUPTIONS", 60)
+	cases := number(t, "WEIR_TEST_CORRUPTIONS", 60)
 	seed := uint64(number(t, "WEIR_SEED", int(time.Now().UnixNano()&0x7fffffff)))
-	t.Logf("WEIR_SEED=%d WEIR_CORRUPTIONS=%d", seed, cases)
+	t.Logf("WEIR_SEED=%d WEIR_TEST_CORRUPTIONS=%d", seed, cases)
 	im := makeImage(t, seed, true, true)
 	found := 0
 	for i := range cases {

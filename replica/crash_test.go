@@ -25,16 +25,16 @@ import (
 
 // TestCrashClones runs a broker's storage under load on a file system in memory and, each time something is made durable (a sync, a durable
 // write, a rename, a removal), takes what a machine would find if it lost power just then, with none, half, all or some of what was not
-// synced. Each of these, WEIR_CRASH_CLONES (500, in CI 5,000), is opened as by a restart: what was acknowledged is there, once, in order,
+// synced. Each of these, WEIR_TEST_CRASH_CLONES (500, in CI 5,000), is opened as by a restart: what was acknowledged is there, once, in order,
 // byte by byte; nothing else is; a producer that tries again what was under way writes it once. A share of them loses power again while it recovers.
 func TestCrashClones(t *testing.T) {
 	clones := 500
 	if os.Getenv("CI") == "true" {
 		clones = 5000
 	}
-	clones = envNumber(t, "WEIR_CRASH_CLONES", clones)
+	clones = envNumber(t, "WEIR_TEST_CRASH_CLONES", clones)
 	seed := uint64(envNumber(t, "WEIR_SEED", int(time.Now().UnixNano()&0x7fffffff)))
-	t.Logf("WEIR_SEED=%d WEIR_CRASH_CLONES=%d", seed, clones)
+	t.Logf("WEIR_SEED=%d WEIR_TEST_CRASH_CLONES=%d", seed, clones)
 	c := &crashes{t: t, left: clones, slots: make(chan struct{}, 3)}
 	rounds := 0
 	for ; c.going(); rounds++ {
