@@ -204,7 +204,7 @@ func TestValidateAgrees(t *testing.T) {
 	t.Logf("SEED=%d", seed)
 	rng := rand.New(rand.NewPCG(seed, 1))
 	good, bad := 0, 0
-	for range 4000 {
+	for range roundsMax {
 		plain := validateBatch(t, None, func(int) bool { return rng.IntN(3) == 0 }, make([]int64, 1+rng.IntN(5))...)
 		body := bytes.Clone(plain.Payload())
 		switch rng.IntN(4) {

@@ -1,0 +1,6 @@
+//go:build race
+
+package record
+
+// roundsMax: the race detector makes each hundred times slower.
+const roundsMax = 300

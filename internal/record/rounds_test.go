@@ -1,0 +1,6 @@
+//go:build !race
+
+package record
+
+// roundsMax bounds the random tests.
+const roundsMax = 4000
