@@ -165,8 +165,8 @@ func (s *Store) listSegments(l *Log) ([]int64, error) {
 	return bases, nil
 }
 
-// recoverActive finds the end of the newest segment. Batches below trusted, and those that a valid index file covers (it is written after
-// the sync), must be whole; of the rest the good ones are kept.
+// recoverActive finds the end of the newest segment. Batches below trusted, the recovery point, must be whole; so must those that a valid index file
+// covers (it is written after the sync), unless the WAL has them; of the rest the good ones are kept.
 func (s *Store) recoverActive(g *segment, trusted int64) error {
 	size := g.size
 	ix, sum, err := s.readIndexFiles(g)
@@ -176,8 +176,6 @@ func (s *Store) recoverActive(g *segment, trusted int64) error {
 			return g.corrupt(size, sum.next, fmt.Errorf("%w: file has %d bytes, its index covers more", record.ErrShort, size))
 		}
 	}
-	g.indexed = sum.bytes
-	trusted = max(trusted, sum.next)
 	verified := false // something was found good that nobody has promised to be synced
 	h, err := s.handles.acquire(g, false)
 	if err != nil {
@@ -186,6 +184,17 @@ func (s *Store) recoverActive(g *segment, trusted int64) error {
 	defer s.handles.release(h)
 	r := newHeaderReader(s, g, h, size, scanWindow)
 	defer r.close()
+	if bad := checkUnproven(r, &ix, sum, trusted); bad != nil {
+		if !errors.Is(bad, ErrCorrupt) {
+			return bad
+		}
+		if err := s.dropIndexFiles(g); err != nil {
+			return err
+		}
+		ix, sum = index{base: g.base}, emptySummary(g.base)
+	}
+	g.indexed = sum.bytes
+	trusted = max(trusted, sum.next)
 	interval := g.log.cfg().indexInterval()
 	var since int64
 	if point := s.knownPoint(g.log.dir); point.RecoveryPoint == trusted {
@@ -222,6 +231,39 @@ func (s *Store) recoverActive(g *segment, trusted int64) error {
 	}
 	// From now on it counts as flushed.
 	return s.syncRecovered(h)
+}
+
+// checkUnproven verifies what the index covers beyond the recovery point: it was synced, but no checkpoint says so yet. The WAL is released
+// after the checkpoint, so it has that, and damage there is healed by cutting before it. Damage below is for the readers to find.
+func checkUnproven(r *headerReader, ix *index, sum summary, point int64) error {
+	if point >= sum.next {
+		return nil
+	}
+	for at, pos := ix.floor(point); pos < sum.bytes; {
+		b, bad := r.header(pos, at)
+		if bad == nil && at >= point {
+			p := place{offset: at, hdr: b, file: r, pos: pos}
+			b, bad = p.load()
+		}
+		if bad != nil {
+			if at < point && errors.Is(bad, ErrCorrupt) {
+				return nil
+			}
+			return bad
+		}
+		at, pos = b.NextOffset(), pos+int64(b.Size())
+	}
+	return nil
+}
+
+// dropIndexFiles deletes the index files of a segment that is going to be cut, durably: an index that covers more than its file is damage.
+func (s *Store) dropIndexFiles(g *segment) error {
+	for _, kind := range []indexKind{offsetIndex, timeIndex} {
+		if err := s.fs.Remove(g.indexName(kind)); ignoreNotExist(err) != nil {
+			return err
+		}
+	}
+	return s.fs.SyncDir(g.log.path)
 }
 
 // knownPoint is what the checkpoint said of a log when the store was opened.
