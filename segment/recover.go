@@ -204,6 +204,11 @@ func (s *Store) recoverActive(g *segment, trusted int64) error {
 	}
 	for sum.bytes < size {
 		b, bad := r.header(sum.bytes, sum.next)
+		if bad == nil && sum.next < trusted && b.NextOffset() > trusted {
+			// A recovery point lies between batches. Believing this header would mean to cut what is behind it, and that was synced.
+			bad = g.corrupt(sum.bytes, sum.next, fmt.Errorf("%w: batch of offsets %d to %d reaches beyond the recovery point %d", record.ErrInvalid,
+				b.BaseOffset(), b.LastOffset(), trusted))
+		}
 		if bad == nil && sum.next >= trusted {
 			p := place{offset: sum.next, hdr: b, file: r, pos: sum.bytes}
 			b, bad = p.load()

@@ -67,3 +67,41 @@ func TestDamageBeyondTheRecoveryPointIsHealed(t *testing.T) {
 		})
 	}
 }
+
+// TestDamagedLengthBeforeTheRecoveryPoint: a header below the recovery point claims more offsets than there are. What is behind it must not be
+// taken for a torn end.
+func TestDamagedLengthBeforeTheRecoveryPoint(t *testing.T) {
+	mem := vfs.NewMem()
+	o, _ := testOptions(mem)
+	s := openStore(t, o)
+	w := newWriter(t, openLog(t, s, "t-0", defaultConfig()))
+	second := int64(0)
+	for i := range 4 {
+		n := len(w.add(2, 100, 5))
+		if i == 0 {
+			second = int64(n)
+		}
+	}
+	flushAll(t, s)
+	crashed := mem.CrashClone(rand.New(rand.NewPCG(1, 1)), 1)
+	closeStore(t, s)
+	file := segFile("t-0", 0, logSuffix)
+	const lastOffsetDelta = 23
+	damageFile(t, crashed, file, func(b []byte) []byte { b[second+lastOffsetDelta+3] ^= 0x10; return b })
+	before, err := crashed.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, _ = testOptions(crashed)
+	s = openStore(t, o)
+	points, err := s.LoadCheckpoint()
+	if err != nil || points["t-0"].RecoveryPoint != 8 {
+		t.Fatalf("checkpoint %+v, %v; want recovery point 8", points, err)
+	}
+	if l, err := s.Open("t-0", always(defaultConfig()), 8, 0); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("opened, log ends at %d: %v; want %v", l.End(), err, ErrCorrupt)
+	}
+	if after, err := crashed.Stat(file); err != nil || after.Size() != before.Size() {
+		t.Fatalf("file has %d bytes, want %d as before: %v", after.Size(), before.Size(), err)
+	}
+}
