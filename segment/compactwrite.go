@@ -99,30 +99,15 @@ func (w *cleanedFile) sync() error {
 // do runs an operation on the file within its deadline. The file stays open until the kernel has let go of it, which after a missed deadline
 // may be long after.
 func (w *cleanedFile) do(op *uring.Op) (int, error) {
-	type result struct {
-		n   int
-		err error
-	}
 	s := w.s
-	ended := make(chan result, 1)
 	op.File, op.Timeout = w.h.file, s.opt.IOTimeout
-	op.Done = func(_ *uring.Op, n int, err error) { ended <- result{n, err} }
 	op.Released = func(*uring.Op) { s.handles.release(w.h) }
 	s.handles.retain(w.h)
-	kind, began := op.Kind, s.clock.Now()
-	if err := s.engine.Submit(op); err != nil {
+	r := s.doAll([]*uring.Op{op})[0]
+	if r.refused { // nothing was begun, and so nothing will be released
 		s.handles.release(w.h)
-		return 0, err
 	}
-	expired := make(chan struct{})
-	guard := s.clock.AfterFunc(s.opt.IOTimeout+opGrace, func() { close(expired) })
-	defer guard.Stop()
-	select {
-	case r := <-ended:
-		return r.n, r.err
-	case <-expired:
-		return 0, &DeadlineError{Op: kind.String(), Target: w.name, Elapsed: s.clock.Now().Sub(began)}
-	}
+	return r.n, r.err
 }
 
 // writeFailed ends the store's service, as a failed flush does, unless the disk is full, slow, or being let go of. Nothing of value was in the

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"sync"
 	"time"
 
 	"weir/internal/iobuf"
@@ -261,61 +260,18 @@ func (s *Store) writePieces(h *handle, pieces []piece) error {
 // thread is held inside a system call.
 const opGrace = 200 * time.Millisecond
 
-// writeBatch waits for several writes.
-type writeBatch struct {
-	mu   sync.Mutex
-	left int
-	err  error
-	done chan struct{}
-}
-
-func (w *writeBatch) finish(err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if err != nil && w.err == nil {
-		w.err = err
-	}
-	if w.left--; w.left == 0 {
-		close(w.done)
-	}
-}
-
+// writeSome writes pieces of one file and returns the first error.
 func (s *Store) writeSome(h *handle, pieces []piece) error {
-	w := &writeBatch{left: len(pieces), done: make(chan struct{})}
-	ops := make([]*uring.Op, len(pieces))
+	writes := make([]fileWrite, len(pieces))
 	for i, p := range pieces {
-		s.handles.retain(h)
-		ops[i] = &uring.Op{
-			Kind: uring.OpWrite, File: h.file, Buf: p.data, Off: p.pos, Timeout: s.writeTimeout(),
-			Done: func(_ *uring.Op, n int, err error) {
-				if err == nil && n != len(p.data) {
-					err = fmt.Errorf("write %s: %d of %d bytes written at %d", h.file.Name(), n, len(p.data), p.pos)
-				}
-				w.finish(err)
-			},
-			Released: func(*uring.Op) {
-				p.buf.Release()
-				s.handles.release(h)
-			},
+		writes[i] = fileWrite{h, p}
+	}
+	for _, err := range s.writeAll(writes) {
+		if err != nil {
+			return err
 		}
 	}
-	began := s.clock.Now()
-	if err := s.engine.Submit(ops...); err != nil {
-		for _, p := range pieces {
-			p.buf.Release()
-			s.handles.release(h)
-		}
-		return err
-	}
-	expired := make(chan struct{})
-	guard := s.clock.AfterFunc(s.writeTimeout()+opGrace, func() { close(expired) })
-	defer guard.Stop()
-	select {
-	case <-w.done:
-		return w.err
-	case <-expired:
-		return &DeadlineError{Op: "write", Target: h.file.Name(), Elapsed: s.clock.Now().Sub(began)}
-	}
+	return nil
 }
 
 // sealed finishes a segment that is sealed and flushed whole: index files, hook. Of the active one it saves the index now and then.

@@ -102,56 +102,65 @@ func (s *Store) openMember(m *member) (err error) {
 
 // writeGroup writes all pieces of all members and gives up their memory.
 func (s *Store) writeGroup(group []*member) {
-	var batch []groupWrite
+	var writes []fileWrite
+	var owners []*member // of writes
+	flush := func() {
+		for i, err := range s.writeAll(writes) {
+			if m := owners[i]; m.err == nil {
+				m.err = err
+			}
+		}
+		writes, owners = writes[:0], owners[:0]
+	}
 	for _, m := range group {
 		for _, p := range m.pieces {
 			if m.err != nil {
 				p.buf.Release()
 				continue
 			}
-			if batch = append(batch, groupWrite{m, p}); len(batch) == groupOps {
-				s.writeBatch(batch)
-				batch = batch[:0]
+			writes, owners = append(writes, fileWrite{m.h, p}), append(owners, m)
+			if len(writes) == groupOps {
+				flush()
 			}
 		}
 	}
-	if len(batch) > 0 {
-		s.writeBatch(batch)
+	if len(writes) > 0 {
+		flush()
 	}
 }
 
-type groupWrite struct {
-	m *member
+// fileWrite is one write. Its memory is given up at the kernel's completion.
+type fileWrite struct {
+	h *handle
 	piece
 }
 
-// writeBatch writes pieces of several members and notes their errors.
-func (s *Store) writeBatch(batch []groupWrite) {
-	ops := make([]*uring.Op, len(batch))
-	for i, w := range batch {
-		h, p := w.m.h, w.piece
-		s.handles.retain(h)
+// writeAll does all writes together and returns the error of each.
+func (s *Store) writeAll(writes []fileWrite) []error {
+	ops := make([]*uring.Op, len(writes))
+	for i, w := range writes {
+		s.handles.retain(w.h)
 		ops[i] = &uring.Op{
-			Kind: uring.OpWrite, File: h.file, Buf: p.data, Off: p.pos, Timeout: s.writeTimeout(),
+			Kind: uring.OpWrite, File: w.h.file, Buf: w.data, Off: w.pos, Timeout: s.writeTimeout(),
 			Released: func(*uring.Op) {
-				p.buf.Release()
-				s.handles.release(h)
+				w.buf.Release()
+				s.handles.release(w.h)
 			},
 		}
 	}
+	errs := make([]error, len(writes))
 	for i, r := range s.doAll(ops) {
-		w := batch[i]
+		w := writes[i]
 		if r.err == nil && r.n != len(w.data) {
-			r.err = fmt.Errorf("write %s: %d of %d bytes written at %d", w.m.h.file.Name(), r.n, len(w.data), w.pos)
+			r.err = fmt.Errorf("write %s: %d of %d bytes written at %d", w.h.file.Name(), r.n, len(w.data), w.pos)
 		}
 		if r.refused { // nothing was begun, and so nothing will be released
 			w.buf.Release()
-			s.handles.release(w.m.h)
+			s.handles.release(w.h)
 		}
-		if r.err != nil && w.m.err == nil {
-			w.m.err = r.err
-		}
+		errs[i] = r.err
 	}
+	return errs
 }
 
 // opResult is the end of one of several operations.
@@ -161,7 +170,7 @@ type opResult struct {
 	refused bool // the engine did not take it
 }
 
-// doAll runs operations together and waits for all of them, a little longer than their own deadline at most.
+// doAll runs operations of one kind and deadline together and waits for all of them, a little longer than that deadline at most.
 func (s *Store) doAll(ops []*uring.Op) []opResult {
 	var mu sync.Mutex // results are written by the engine's thread, also after the wait was given up
 	results := make([]opResult, len(ops))
@@ -177,7 +186,7 @@ func (s *Store) doAll(ops []*uring.Op) []opResult {
 		}
 	}
 	began := s.clock.Now()
-	target := ops[0].File.Name()
+	kind, target, timeout := ops[0].Kind, ops[0].File.Name(), ops[0].Timeout
 	out := make([]opResult, len(ops))
 	if err := s.engine.Submit(ops...); err != nil {
 		for i := range out {
@@ -186,13 +195,13 @@ func (s *Store) doAll(ops []*uring.Op) []opResult {
 		return out
 	}
 	expired := make(chan struct{})
-	guard := s.clock.AfterFunc(s.writeTimeout()+opGrace, func() { close(expired) })
+	guard := s.clock.AfterFunc(timeout+opGrace, func() { close(expired) })
 	defer guard.Stop()
 	select {
 	case <-done:
 		return results
 	case <-expired:
-		late := &DeadlineError{Op: "write", Target: target, Elapsed: s.clock.Now().Sub(began)}
+		late := &DeadlineError{Op: kind.String(), Target: target, Elapsed: s.clock.Now().Sub(began)}
 		for i := range out {
 			out[i].err = late
 		}
