@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -29,8 +28,8 @@ type compactionOptions struct {
 	baseline, limit       time.Duration
 	seed                  uint64
 	throttle              string
-	dir, out, weirBin     string
-	root                  string
+	weirBin               string
+	places
 }
 
 // compactionRun is what is measured, and kept as JSON.
@@ -79,17 +78,7 @@ func parseCompaction(args []string) (compactionOptions, error) {
 	if flags.NArg() > 0 || o.mib < 1 || o.keys < 1 || o.valueBytes < 8 || o.rate <= 0 || o.baseline < time.Second {
 		return o, fmt.Errorf("-mib, -keys of at least 1, -value of at least 8, a positive -rate, -duration of at least 1s and no further argument wanted")
 	}
-	var err error
-	if o.root, err = findRoot(); err != nil {
-		return o, err
-	}
-	if o.dir == "" {
-		o.dir = filepath.Join(o.root, ".bench")
-	}
-	if o.out == "" {
-		o.out = filepath.Join(o.root, "bench", "results")
-	}
-	return o, errors.Join(os.MkdirAll(o.dir, 0o755), os.MkdirAll(o.out, 0o755))
+	return o, o.find()
 }
 
 // compactionCommand fills a compacted topic while the cleaner is off, measures produce to another topic, starts the broker again with the

@@ -12,6 +12,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -62,12 +63,30 @@ type options struct {
 	rounds           int
 	workloads        string
 	servers          string
-	dir              string
-	out              string
-	profileDir       string
-	coldMiB          int
-	weirBin          string
-	root             string
+	places
+	profileDir string
+	coldMiB    int
+	weirBin    string
+}
+
+// places are the directories of a run.
+type places struct {
+	dir, out string // to measure, and for results
+	root     string // of the repository
+}
+
+// find fills in what was not given and makes the directories.
+func (p *places) find() (err error) {
+	if p.root, err = findRoot(); err != nil {
+		return err
+	}
+	if p.dir == "" {
+		p.dir = filepath.Join(p.root, ".bench")
+	}
+	if p.out == "" {
+		p.out = filepath.Join(p.root, "bench", "results")
+	}
+	return errors.Join(os.MkdirAll(p.dir, 0o755), os.MkdirAll(p.out, 0o755))
 }
 
 func parseOptions(command string, args []string) (options, error) {
@@ -97,17 +116,7 @@ func parseOptions(command string, args []string) (options, error) {
 		return o, fmt.Errorf("-duration of at least 1s, positive -warmup, -rounds and -cold wanted; got %v, %v, %d, %d",
 			o.duration, o.warmup, o.rounds, o.coldMiB)
 	}
-	var err error
-	if o.root, err = findRoot(); err != nil {
-		return o, err
-	}
-	if o.dir == "" {
-		o.dir = filepath.Join(o.root, ".bench")
-	}
-	if o.out == "" {
-		o.out = filepath.Join(o.root, "bench", "results")
-	}
-	return o, os.MkdirAll(o.dir, 0o755)
+	return o, o.find()
 }
 
 // findRoot is the nearest directory upwards with a go.mod.

@@ -197,17 +197,7 @@ func startSurvivesOnce(t *testing.T, rng *rand.Rand) {
 				acked = max(acked, to)
 			}
 		}
-		ev.mu.Lock()
-		crashed := fs.CrashClone(rng, rng.Float64())
-		bound := uint64(0)
-		if n := len(ev.flushed); n > 0 {
-			bound = ev.flushed[n-1]
-		}
-		ev.mu.Unlock()
-		for len(wal) > 0 && wal[0].lsn < bound {
-			wal = wal[1:]
-		}
+		fs, wal = powerLoss(rng, fs, ev, wal)
 		closeStore(t, s)
-		fs = crashed
 	}
 }

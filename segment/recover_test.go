@@ -258,20 +258,22 @@ func crashOnce(t *testing.T, seed uint64, rng *rand.Rand) {
 			}
 		}
 		lsn = w.lsn
-		// What the WAL was told it may release is gone at the crash.
-		ev.mu.Lock()
-		crashed := fs.CrashClone(rng, rng.Float64())
-		bound := uint64(0)
-		if n := len(ev.flushed); n > 0 {
-			bound = ev.flushed[n-1]
-		}
-		ev.mu.Unlock()
-		for len(wal) > 0 && wal[0].lsn < bound {
+		fs, wal = powerLoss(rng, fs, ev, wal)
+		closeStore(t, s)
+	}
+}
+
+// powerLoss is the disk and the WAL after a crash now: what the WAL was told it may release is gone.
+func powerLoss(rng *rand.Rand, fs *vfs.MemFS, ev *events, wal []walEntry) (*vfs.MemFS, []walEntry) {
+	ev.mu.Lock()
+	defer ev.mu.Unlock()
+	crashed := fs.CrashClone(rng, rng.Float64())
+	if n := len(ev.flushed); n > 0 {
+		for len(wal) > 0 && wal[0].lsn < ev.flushed[n-1] {
 			wal = wal[1:]
 		}
-		closeStore(t, s)
-		fs = crashed
 	}
+	return crashed, wal
 }
 
 func checkRecovered(t *testing.T, seed uint64, l *Log, all []record.Batch, asked int64) {

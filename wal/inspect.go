@@ -40,13 +40,7 @@ type Item struct {
 func Inspect(fsys vfs.FS, dir string, fn func(Item) error) error {
 	var r plainReader
 	slots, _, err := listSlots(fsys, dir, r)
-	defer func() {
-		for _, s := range slots {
-			if s.file != nil {
-				s.file.Close() //nolint:errcheck // only read
-			}
-		}
-	}()
+	defer closeSlots(slots)
 	if err != nil {
 		return err
 	}

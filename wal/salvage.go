@@ -20,13 +20,7 @@ const ItemDamage ItemType = "damage"
 func Salvage(fsys vfs.FS, dir string, fn func(Item) error) (damaged bool, err error) {
 	var r plainReader
 	slots, _, err := listSlots(fsys, dir, r)
-	defer func() {
-		for _, s := range slots {
-			if s.file != nil {
-				s.file.Close() //nolint:errcheck // only read
-			}
-		}
-	}()
+	defer closeSlots(slots)
 	if err != nil {
 		return false, err
 	}

@@ -125,6 +125,15 @@ func listSlots(fsys vfs.FS, dir string, r reader) (slots []*slot, tmps []string,
 	return slots, tmps, nil
 }
 
+// closeSlots closes what listSlots has opened, for somebody who has only read.
+func closeSlots(slots []*slot) {
+	for _, s := range slots {
+		if s.file != nil {
+			s.file.Close() //nolint:errcheck // only read
+		}
+	}
+}
+
 // removeIfThere deletes a file; that it is gone already is no error.
 func removeIfThere(fsys vfs.FS, name string) error {
 	if err := fsys.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
