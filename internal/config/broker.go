@@ -10,8 +10,8 @@ type Broker struct {
 	BrokerRack          string   // broker.rack, "" if none
 	KafkaAddr           string   // kafka-addr, host:port
 	HTTPAddr            string   // http-addr, host:port, "" for none
-	PeerAddr            string   // peer-addr
-	SeedNodes           []string // seed-nodes
+	PeerAddr            string   // peer-addr, host:port, never a wildcard; "" on a single node
+	SeedNodes           []string // seed-nodes as configured; see Seeds
 	AdvertisedListeners []string // advertised.listeners as configured, none if not
 	AdvertisedHost      string   // never a wildcard
 	AdvertisedPort      int32    // 0: the port that kafka-addr was bound to
@@ -29,6 +29,32 @@ type Broker struct {
 	FetchMaxBytes                 int   // fetch.max.bytes
 	FetchMemoryMaxBytes           int64 // fetch.memory.max.bytes
 	FetchSessionSlots             int   // max.incremental.fetch.session.cache.slots
+
+	// Where the time of requests goes.
+	RequestSlowLogMs      int64   // request.slow.log.ms, 0: never
+	OtelTracesEndpoint    string  // otel.traces.endpoint, "" for none
+	OtelTracesSampleRatio float64 // otel.traces.sample.ratio
+
+	// The cluster. A single node uses none of these.
+	BrokerHeartbeatIntervalMs           int64  // broker.heartbeat.interval.ms
+	BrokerSessionTimeoutMs              int64  // broker.session.timeout.ms
+	QuorumElectionTimeoutMs             int64  // controller.quorum.election.timeout.ms
+	QuorumFetchTimeoutMs                int64  // controller.quorum.fetch.timeout.ms
+	ControlledShutdownEnable            bool   // controlled.shutdown.enable
+	AutoLeaderRebalanceEnable           bool   // auto.leader.rebalance.enable
+	LeaderImbalanceCheckIntervalSeconds int64  // leader.imbalance.check.interval.seconds
+	LeaderImbalancePerBrokerPercentage  int    // leader.imbalance.per.broker.percentage
+	ReplicaLagTimeMaxMs                 int64  // replica.lag.time.max.ms
+	ReplicaFetchWaitMaxMs               int64  // replica.fetch.wait.max.ms
+	ReplicaFetchMinBytes                int    // replica.fetch.min.bytes
+	ReplicaFetchMaxBytes                int    // replica.fetch.max.bytes
+	ReplicaFetchResponseMaxBytes        int    // replica.fetch.response.max.bytes
+	ReplicaFetchBackoffMs               int64  // replica.fetch.backoff.ms
+	ReplicaCatchupBytesPerSec           int64  // replica.catchup.bytes.per.sec, 0: no limit
+	ReplicaSelectorClass                string // replica.selector.class: "" the leader, else rack-aware
+	PeerInflightRequestsMax             int    // peer.inflight.requests.max
+	PeerInflightBytesMax                int64  // peer.inflight.bytes.max
+	PeerDialTimeoutMs                   int64  // peer.dial.timeout.ms
 
 	// Topics.
 	NumPartitions             int32 // num.partitions
@@ -79,6 +105,7 @@ type Broker struct {
 	LogDirStallAction              string // log.dir.stall.action: exit or wait
 	LogDirFullPercent              int    // log.dir.full.percent
 	IOEngine                       string
+	RaftCPUs                       []string // raft.cpus
 
 	// The write-ahead log.
 	WALFileBytes         int64 // wal.file.bytes
@@ -111,6 +138,8 @@ type Broker struct {
 	MemoryLimitBytes  int64  // memory.limit.bytes, 0: from the budgets
 	GCPercent         int    // gc.percent
 	ShutdownTimeoutMs int64  // shutdown.timeout.ms
+
+	seeds []Seed // SeedNodes, parsed
 
 	// set has the keys that were given, by canonical name: raw text and where it came from.
 	set map[string]given

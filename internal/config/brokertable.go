@@ -6,6 +6,8 @@ import "strconv"
 type brokerKey struct {
 	Def
 	field func(*Broker) any // pointer; nil: the key only feeds another one's synonym chain
+	// derive, if set, makes the default from keys that stand before this one in the table.
+	derive func(*Broker) string
 }
 
 // key makes a row of a key that Kafka has too; own one of Weir's.
@@ -27,6 +29,12 @@ func (k brokerKey) null(synonyms ...string) brokerKey {
 	return k
 }
 
+// derived marks a key whose default depends on others; Doc says how.
+func (k brokerKey) derived(from func(*Broker) string) brokerKey {
+	k.Null, k.Default, k.derive = true, "", from
+	return k
+}
+
 // sameAs marks a second spelling of another key.
 func (k brokerKey) sameAs(name string) brokerKey {
 	k.Null, k.Default, k.SameAs = true, "", name
@@ -34,7 +42,6 @@ func (k brokerKey) sameAs(name string) brokerKey {
 }
 
 const (
-	oneNode  = "this version runs a single node"
 	always   = "Weir flushes every message to the disk before it acknowledges it, and cannot do less yet"
 	noChange = "Weir stores batches as producers sent them and does not recompress"
 	forever  = "9223372036854775807"
@@ -45,7 +52,7 @@ func i64(n int64) string { return strconv.FormatInt(n, 10) }
 // brokerTable is grouped by subject; BrokerDefs sorts it by name.
 var brokerTable = func() []brokerKey {
 	var t []brokerKey
-	for _, group := range [][]brokerKey{addressKeys, connectionKeys, topicDefaultKeys, logKeys, cleanerKeys, storageKeys, groupKeys, processKeys} {
+	for _, group := range [][]brokerKey{addressKeys, connectionKeys, traceKeys, clusterKeys, topicDefaultKeys, logKeys, cleanerKeys, storageKeys, groupKeys, processKeys} {
 		t = append(t, group...)
 	}
 	return t
@@ -68,9 +75,9 @@ var addressKeys = []brokerKey{
 		func(b *Broker) any { return &b.AdvertisedListeners }).null(),
 	own("http-addr", String, "127.0.0.1:9644", "The address, host:port, of metrics, health and console. Empty: none of them is served.",
 		func(b *Broker) any { return &b.HTTPAddr }, addressOrNone()),
-	own("peer-addr", String, "", "The address, host:port, on which the other nodes of the cluster are served.",
-		func(b *Broker) any { return &b.PeerAddr }, only(oneNode+", there is no peer traffic", "")),
-	own("seed-nodes", List, "", "The nodes of the cluster when it starts for the first time: id@host:port, comma-separated.",
+	own("peer-addr", String, "", "The address, host:port, on which the other nodes of the cluster reach this one. It is what they are told, so it cannot be a wildcard. Needed when seed-nodes names another node.",
+		func(b *Broker) any { return &b.PeerAddr }, peerAddress()),
+	own("seed-nodes", List, "", "The nodes that form the cluster and vote on its metadata, three or five: id@host:port, comma-separated, with each one's peer-addr; the same list on every node. A node that is not among them joins the cluster that they form. Empty, or only this node: a single node.",
 		func(b *Broker) any { return &b.SeedNodes }),
 }
 
@@ -102,8 +109,8 @@ var connectionKeys = []brokerKey{
 var topicDefaultKeys = []brokerKey{
 	key("num.partitions", Int, "1", "The number of partitions of a topic created without one.",
 		func(b *Broker) any { return &b.NumPartitions }, atLeast(1)),
-	key("default.replication.factor", Int, "1", "The replication factor of a topic created without one.",
-		func(b *Broker) any { return &b.DefaultReplicationFactor }, only(oneNode, "1")),
+	key("default.replication.factor", Int, "1", "The replication factor of a topic created without one. More than there are nodes makes such a creation fail.",
+		func(b *Broker) any { return &b.DefaultReplicationFactor }, between(1, maxReplicas)),
 	key("auto.create.topics.enable", Boolean, "true", "Create a topic when a client that allows it asks for the metadata of one that does not exist.",
 		func(b *Broker) any { return &b.AutoCreateTopics }),
 	key("delete.topic.enable", Boolean, "true", "Whether topics can be deleted.",
@@ -112,8 +119,8 @@ var topicDefaultKeys = []brokerKey{
 		func(b *Broker) any { return &b.MessageMaxBytes }, atLeast(0)),
 	own("message.validate.compressed", Boolean, "false", "Whether every compressed batch is decompressed and its records are checked before it is stored, as in Kafka. Without it that is done where the topic needs it: compaction, message.timestamp.before.max.ms, a header out of range.",
 		func(b *Broker) any { return &b.MessageValidateCompressed }),
-	key("min.insync.replicas", Int, "1", "With acks=all, the fewest in-sync replicas for a produce to be accepted.",
-		func(b *Broker) any { return &b.MinInsyncReplicas }, atLeast(1), only(oneNode+", a topic has one replica", "1")),
+	key("min.insync.replicas", Int, "1", "With acks=all, the fewest in-sync replicas for a produce to be accepted; for a partition with fewer replicas than that, all of them. Below it, what was written is not shown to consumers either.",
+		func(b *Broker) any { return &b.MinInsyncReplicas }, atLeast(1)),
 	key("compression.type", String, "producer", "How batches are stored: producer keeps what the producer chose.",
 		func(b *Broker) any { return &b.CompressionType }, oneOf(compressionTypes...), only(noChange, "producer")),
 	key("compression.gzip.level", Int, "-1", "The level for compression.type gzip. No effect while compression.type is producer.",
@@ -123,7 +130,7 @@ var topicDefaultKeys = []brokerKey{
 	key("compression.zstd.level", Int, "3", "The level for compression.type zstd. No effect while compression.type is producer.",
 		func(b *Broker) any { return &b.CompressionZstdLevel }, between(-131072, 22)),
 	key("unclean.leader.election.enable", Boolean, "false", "Whether a replica that is not in sync may become leader, losing acknowledged records.",
-		func(b *Broker) any { return &b.UncleanLeaderElection }, only(oneNode, "false")),
+		func(b *Broker) any { return &b.UncleanLeaderElection }),
 }
 
 var groupKeys = []brokerKey{
@@ -137,8 +144,8 @@ var groupKeys = []brokerKey{
 		func(b *Broker) any { return &b.GroupMaxSize }, atLeast(1)),
 	key("offsets.topic.num.partitions", Int, "50", "The number of partitions of __consumer_offsets; fixed once the topic exists.",
 		func(b *Broker) any { return &b.OffsetsTopicNumPartitions }, atLeast(1)),
-	key("offsets.topic.replication.factor", Int, "1", "The replication factor of __consumer_offsets.",
-		func(b *Broker) any { return &b.OffsetsTopicReplicationFactor }, only(oneNode, "1")),
+	key("offsets.topic.replication.factor", Int, "", "The replication factor of __consumer_offsets, when it is created. Not set: 3, Kafka's default, or as many as there are seed-nodes if those are fewer. More than there are nodes makes the creation fail, and groups wait.",
+		func(b *Broker) any { return &b.OffsetsTopicReplicationFactor }, between(1, maxReplicas)).derived(offsetsReplicas),
 	key("offsets.topic.segment.bytes", Int, i64(100<<20), "The segment size of __consumer_offsets.",
 		func(b *Broker) any { return &b.OffsetsTopicSegmentBytes }, atLeast(1<<20)),
 	key("offsets.topic.compression.codec", Int, "0", "The compression of the records in __consumer_offsets; 0: none.",
@@ -147,8 +154,8 @@ var groupKeys = []brokerKey{
 		func(b *Broker) any { return &b.OffsetsRetentionMinutes }, atLeast(1)),
 	key("offsets.retention.check.interval.ms", Long, i64(10*60*1000), "How often expired offsets are looked for.",
 		func(b *Broker) any { return &b.OffsetsRetentionCheckIntervalMs }, atLeast(1)),
-	key("offsets.commit.timeout.ms", Int, "5000", "In Kafka, the longest that an offset commit waits for its replicas.",
-		func(b *Broker) any { return &b.OffsetsCommitTimeoutMs }, atLeast(1), only(oneNode+", a commit waits for the disk, at most log.dir.stall.ms", "5000")),
+	key("offsets.commit.timeout.ms", Int, "5000", "The longest that an offset commit waits for its replicas.",
+		func(b *Broker) any { return &b.OffsetsCommitTimeoutMs }, atLeast(1)),
 	key("offset.metadata.max.bytes", Int, "4096", "The longest metadata text of an offset commit.",
 		func(b *Broker) any { return &b.OffsetMetadataMaxBytes }, atLeast(0)),
 	key("producer.id.expiration.ms", Int, i64(24*60*60*1000), "How long the state of an idempotent producer is kept after its last batch.",

@@ -3,12 +3,11 @@ package config
 import (
 	"fmt"
 	"strconv"
-	"strings"
 )
 
 // check refuses values that are fine each on its own but not together.
 func (b *Broker) check() error {
-	if err := b.checkSeeds(); err != nil {
+	if err := b.checkCluster(); err != nil {
 		return err
 	}
 	bad := func(key, value, expected string) error {
@@ -27,36 +26,15 @@ func (b *Broker) check() error {
 	case b.LogCleanerMinCompactionLagMs > b.LogCleanerMaxCompactionLagMs:
 		return bad("log.cleaner.min.compaction.lag.ms", i64(b.LogCleanerMinCompactionLagMs),
 			fmt.Sprintf("at most log.cleaner.max.compaction.lag.ms, which is %d", b.LogCleanerMaxCompactionLagMs))
+	case b.BrokerSessionTimeoutMs < 2*b.BrokerHeartbeatIntervalMs:
+		return bad("broker.session.timeout.ms", i64(b.BrokerSessionTimeoutMs),
+			fmt.Sprintf("at least twice broker.heartbeat.interval.ms, which is %d", b.BrokerHeartbeatIntervalMs))
+	case b.ReplicaFetchWaitMaxMs > b.ReplicaLagTimeMaxMs:
+		return bad("replica.fetch.wait.max.ms", i64(b.ReplicaFetchWaitMaxMs),
+			fmt.Sprintf("at most replica.lag.time.max.ms, which is %d", b.ReplicaLagTimeMaxMs))
 	case b.MessageMaxBytes > b.SocketRequestMaxBytes:
 		return bad("message.max.bytes", strconv.Itoa(b.MessageMaxBytes),
 			fmt.Sprintf("at most socket.request.max.bytes, which is %d", b.SocketRequestMaxBytes))
-	}
-	return nil
-}
-
-// checkSeeds parses seed-nodes and, as long as there is no cluster, refuses any node but this one.
-func (b *Broker) checkSeeds() error {
-	for _, s := range b.SeedNodes {
-		bad := &ValueError{Key: "seed-nodes", Value: s, Origin: b.set["seed-nodes"].origin, Expected: "a list of id@host:port"}
-		id, addr, ok := strings.Cut(s, "@")
-		n, err := strconv.ParseInt(id, 10, 32)
-		if !ok || err != nil || n < 0 {
-			return bad
-		}
-		if host, _, err := splitAddress(addr); err != nil || wildcard(host) {
-			return bad
-		}
-		if int32(n) != b.NodeID {
-			bad.Why = oneNode + " and cannot form a cluster with node " + id
-			bad.Expected = fmt.Sprintf("no seed nodes, or only this one, %d", b.NodeID)
-			return bad
-		}
-	}
-	if len(b.SeedNodes) > 1 {
-		return &ValueError{
-			Key: "seed-nodes", Value: strings.Join(b.SeedNodes, ","), Origin: b.set["seed-nodes"].origin,
-			Expected: "each node once",
-		}
 	}
 	return nil
 }

@@ -127,6 +127,9 @@ func (b *Broker) resolve(k *brokerKey) (string, bool) {
 	if g, ok := b.set[k.Name]; ok {
 		return g.value, true
 	}
+	if k.derive != nil {
+		return k.derive(b), true
+	}
 	if !k.Null {
 		return k.Default, true
 	}

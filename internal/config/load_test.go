@@ -33,6 +33,9 @@ func TestDefaultsServeLocalhost(t *testing.T) {
 	}
 }
 
+// three are seed nodes; the defaults make the first of them.
+const three = "1@10.0.0.1:9192,2@10.0.0.2:9192,3@10.0.0.3:9192"
+
 func TestBadConfigurationExplainsItself(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -64,11 +67,25 @@ func TestBadConfigurationExplainsItself(t *testing.T) {
 		{"two listeners", map[string]string{"listeners": "PLAINTEXT://a:1,PLAINTEXT://b:2"}, ErrUnsupported, []string{"one listener"}},
 		{"two directories", map[string]string{"log.dirs": "/a,/b"}, ErrUnsupported, []string{"one data directory"}},
 		{"contradicting names", map[string]string{"log.dirs": "/a", "data-dir": "/b"}, ErrBadValue, []string{"data-dir", "/a", "/b"}},
-		{"peer address", map[string]string{"peer-addr": "10.0.0.1:9192"}, ErrUnsupported, []string{"single node"}},
-		{"other seed", map[string]string{"seed-nodes": "1@a:1,2@b:1"}, ErrUnsupported, []string{"single node", "node 2"}},
+		{"wildcard peer address", map[string]string{"peer-addr": "0.0.0.0:9192", "seed-nodes": three}, ErrBadValue, []string{"peer-addr", "wildcard"}},
+		{"any peer port", map[string]string{"peer-addr": "10.0.0.1:0", "seed-nodes": three}, ErrBadValue, []string{"peer-addr", "port 0"}},
+		{"peer address without seeds", map[string]string{"peer-addr": "10.0.0.1:9192"}, ErrBadValue, []string{"peer-addr", "seed-nodes"}},
+		{"seeds without peer address", map[string]string{"seed-nodes": three}, ErrBadValue, []string{"peer-addr", "reach"}},
+		{"joiner without peer address", map[string]string{"node.id": "7", "seed-nodes": three}, ErrBadValue, []string{"peer-addr"}},
+		{"another peer port", map[string]string{"peer-addr": "10.0.0.1:9193", "seed-nodes": three}, ErrBadValue, []string{"peer-addr", "10.0.0.1:9192"}},
+		{"another node's address", map[string]string{"node.id": "7", "peer-addr": "10.0.0.2:9192", "seed-nodes": three}, ErrBadValue, []string{"node.id", "7", "2"}},
 		{"malformed seed", map[string]string{"seed-nodes": "a:1"}, ErrBadValue, []string{"id@host:port"}},
+		{"wildcard seed", map[string]string{"seed-nodes": "1@:1"}, ErrBadValue, []string{"id@host:port"}},
+		{"seed without port", map[string]string{"seed-nodes": "1@a:0"}, ErrBadValue, []string{"id@host:port"}},
 		{"seed twice", map[string]string{"seed-nodes": "1@a:1,1@b:1"}, ErrBadValue, []string{"once"}},
-		{"replication", map[string]string{"default.replication.factor": "3"}, ErrUnsupported, []string{"single node"}},
+		{"seed address twice", map[string]string{"seed-nodes": "1@a:1,2@a:1"}, ErrBadValue, []string{"once"}},
+		{"too many seeds", map[string]string{"seed-nodes": "1@a:1,2@a:2,3@a:3,4@a:4,5@a:5,6@a:6,7@a:7,8@a:8,9@a:9,10@a:10"}, ErrBadValue, []string{"at most 9", "join"}},
+		{"replication", map[string]string{"default.replication.factor": "3"}, ErrBadValue, []string{"single node"}},
+		{"offsets replication", map[string]string{"offsets.topic.replication.factor": "3"}, ErrBadValue, []string{"single node"}},
+		{"no replica", map[string]string{"default.replication.factor": "0"}, ErrBadValue, []string{"from 1 to"}},
+		{"session too short", map[string]string{"broker.session.timeout.ms": "499"}, ErrBadValue, []string{"broker.heartbeat.interval.ms", "250"}},
+		{"fetch longer than lag", map[string]string{"replica.lag.time.max.ms": "499"}, ErrBadValue, []string{"replica.fetch.wait.max.ms", "499"}},
+		{"unknown selector", map[string]string{"replica.selector.class": "com.example.Nearest"}, ErrBadValue, []string{"RackAwareReplicaSelector"}},
 		{"recompression", map[string]string{"compression.type": "zstd"}, ErrUnsupported, []string{"recompress"}},
 		{"unknown codec", map[string]string{"compression.type": "rar"}, ErrBadValue, []string{"zstd"}},
 		{"a full map", map[string]string{"log.cleaner.io.buffer.load.factor": "1"}, ErrBadValue, []string{"below 1"}},

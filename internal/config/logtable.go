@@ -57,6 +57,8 @@ var storageKeys = []brokerKey{
 		func(b *Broker) any { return &b.LogDirFullPercent }, between(1, 100)),
 	own("io.engine", String, "auto", "How the disk is reached: io_uring, portable (threads), or auto: io_uring where the kernel allows it.",
 		func(b *Broker) any { return &b.IOEngine }, oneOf("auto", "io_uring", "portable")),
+	own("raft.cpus", List, "", "The cores on which the threads of the cluster's metadata run, such as 2,4-5, at most four: what stores and counts votes, what applies, what takes snapshots, and the log's writer. Only cores that are kept free of other work make this faster. Empty: on the isolated cores (isolcpus=) that the write-ahead logs leave, if there are any; else they have no threads of their own.",
+		func(b *Broker) any { return &b.RaftCPUs }),
 	own("wal.file.bytes", Long, i64(64<<20), "The size of one file of the write-ahead log.",
 		func(b *Broker) any { return &b.WALFileBytes }, between(1<<20, 1<<32), multipleOf(4096)),
 	own("wal.max.bytes", Long, i64(1<<30), "The most disk space for the write-ahead log; at least two files.",

@@ -58,6 +58,17 @@ func addressOrNone() rule {
 	return rule{expect: "empty, or " + a.expect, ok: func(v any) bool { return v.(string) == "" || a.ok(v) }}
 }
 
+// peerAddress: what others connect to, so neither a wildcard nor a port that only the system knows.
+func peerAddress() rule {
+	return rule{
+		expect: "empty, or host:port that the other nodes can reach, such as 10.0.0.1:9192 (no wildcard, no port 0)",
+		ok: func(v any) bool {
+			host, port, err := splitAddress(v.(string))
+			return v.(string) == "" || err == nil && port > 0 && !wildcard(host)
+		},
+	}
+}
+
 // splitAddress takes host:port apart. The host may be empty (all interfaces).
 func splitAddress(s string) (host string, port int32, err error) {
 	host, p, err := net.SplitHostPort(s)

@@ -51,7 +51,7 @@ func fixed(name string, t Type, def, doc, why string) topicKey {
 
 const (
 	noTiers    = "there is no remote storage"
-	noThrottle = oneNode + ", there is no replication to throttle"
+	noThrottle = "replica.catchup.bytes.per.sec throttles the replicas that are not in sync"
 )
 
 var topicTable = []topicKey{

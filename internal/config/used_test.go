@@ -14,7 +14,7 @@ import (
 // noEffect lists the keys that are accepted and change nothing, with why that is no pretence.
 var noEffect = map[string]string{
 	"advertised.listeners":   "becomes AdvertisedHost and AdvertisedPort",
-	"seed-nodes":             "refused unless it names this node only",
+	"seed-nodes":             "becomes Seeds",
 	"compression.gzip.level": "for a compression.type that is refused",
 	"compression.lz4.level":  "for a compression.type that is refused",
 	"compression.zstd.level": "for a compression.type that is refused",

@@ -76,7 +76,10 @@ func (b *Broker) chain(name string) []Synonym {
 		if g, ok := b.set[n]; ok {
 			list = append(list, Synonym{Name: n, Value: g.value, Source: SourceStaticBroker})
 		}
-		if k := brokerByName[n]; !k.Null {
+		switch k := brokerByName[n]; {
+		case k.derive != nil:
+			list = append(list, Synonym{Name: n, Value: k.derive(b), Source: SourceDefault})
+		case !k.Null:
 			list = append(list, Synonym{Name: n, Value: k.Default, Source: SourceDefault})
 		}
 	}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"weir/internal/clock"
 )
 
 const (
@@ -196,16 +198,17 @@ func (h *Heartbeat) observe(now time.Time, gap time.Duration) {
 // gaps keeps the worst gap of each of the last slots of time, so that an old one is forgotten.
 type gaps struct {
 	slot [slots]struct {
-		number int64 // of the slot of time, counted from the epoch
+		number int64 // of the slot of time, counted from the start of the process
 		worst  time.Duration
 	}
 }
 
-func slotNumber(now time.Time) int64 { return now.UnixNano() / int64(window/slots) }
+// slotNumber may be negative where a test has an early clock.
+func slotNumber(now time.Time) int64 { return clock.Ticks(now) / int64(window/slots) }
 
 func (g *gaps) add(now time.Time, gap time.Duration) {
 	n := slotNumber(now)
-	s := &g.slot[n%slots]
+	s := &g.slot[(n%slots+slots)%slots]
 	if s.number != n {
 		s.number, s.worst = n, 0
 	}

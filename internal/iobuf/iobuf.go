@@ -86,18 +86,10 @@ func Get(n int) *Buf {
 }
 
 func (c *class) get(shift int) *Buf {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if last := len(c.free) - 1; last >= 0 {
-		b := c.free[last]
-		c.free[last] = nil
-		c.free = c.free[:last]
-		if carved := 1<<shift < slabBytes; !carved {
-			idleBytes.Add(-1 << shift)
-			c.idle.Add(-1 << shift)
-		}
+	if b := c.take(shift); b != nil {
 		return b
 	}
+	// The operating system is asked without the lock: it may take its time, and who gives a buffer back must not wait for that.
 	size := 1 << shift
 	if size >= slabBytes {
 		return &Buf{b: mapMemory(size), class: int8(shift - minShift)}
@@ -107,11 +99,31 @@ func (c *class) get(shift int) *Buf {
 	for i := range bufs {
 		bufs[i].b = slab[i*size : (i+1)*size : (i+1)*size]
 		bufs[i].class = int8(shift - minShift)
-		if i > 0 {
-			c.free = append(c.free, &bufs[i])
-		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range bufs[1:] {
+		c.free = append(c.free, &bufs[1+i])
 	}
 	return &bufs[0]
+}
+
+// take returns a free buffer, nil if there is none.
+func (c *class) take(shift int) *Buf {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	last := len(c.free) - 1
+	if last < 0 {
+		return nil
+	}
+	b := c.free[last]
+	c.free[last] = nil
+	c.free = c.free[:last]
+	if carved := 1<<shift < slabBytes; !carved {
+		idleBytes.Add(-1 << shift)
+		c.idle.Add(-1 << shift)
+	}
+	return b
 }
 
 // Bytes returns the buffer's bytes. They are valid until the caller's reference is released.

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"sync/atomic"
 	"time"
+
+	"weir/internal/clock"
 )
 
 // ErrTooManyStuck: refused because as many earlier operations as are allowed have not come back from the disk.
@@ -64,14 +66,15 @@ type outcome[T any] struct {
 func within[T any](b *bounded, op, path string, call func() (T, error), discard func(T)) (T, error) {
 	var none T
 	began := time.Now()
-	timer := time.NewTimer(b.timeout)
+	expired := make(chan struct{})
+	timer := clock.AfterRunning(clock.Real{}, b.timeout, func() { close(expired) })
 	defer timer.Stop()
 	if b.stuck.Load() >= int64(cap(b.permits)) {
 		return none, &TimeoutError{Op: op, Path: path, Elapsed: time.Since(began), Stuck: ErrTooManyStuck}
 	}
 	select {
 	case b.permits <- struct{}{}:
-	case <-timer.C:
+	case <-expired:
 		return none, &TimeoutError{Op: op, Path: path, Elapsed: time.Since(began), Stuck: ErrTooManyStuck}
 	}
 	result := make(chan outcome[T], 1)
@@ -92,7 +95,7 @@ func within[T any](b *bounded, op, path string, call func() (T, error), discard 
 	select {
 	case r := <-result:
 		return r.value, r.err
-	case <-timer.C:
+	case <-expired:
 	}
 	b.stuck.Add(1)
 	if abandoned.Swap(true) {
