@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -23,9 +24,10 @@ import (
 //
 // All of it belongs to the owner's goroutine, but for the fields marked atomic.
 type ring struct {
-	opt  Options
-	b    backend
-	base time.Time // monotonic zero of all times below, which are nanoseconds since
+	opt   Options
+	b     backend
+	clock func() time.Time
+	base  time.Time // monotonic zero of all times below, which are nanoseconds since
 
 	slots     []slot
 	free      []*slot
@@ -34,6 +36,9 @@ type ring struct {
 	running   list // by age; expired ones included
 	lingering int
 	roomAgain bool // the table was full and no longer is, without any event
+
+	due  int64 // when the owner is to run again, math.MaxInt64: any time; see standstill.go
+	away span  // when it last did not
 
 	finished []finish // what the backend has gathered since the last delivery
 	events   []event
@@ -92,7 +97,8 @@ type backend interface {
 	// cancel asks for an early finish; nothing may come of it.
 	cancel(s *slot)
 	// gather hands over what was started and appends what finished to ring.finished. With block set, and nothing
-	// finished, it sleeps for at most limit (0: no limit), or until interrupt.
+	// finished, it sleeps for at most limit (0: no limit), or until interrupt. When it has slept, and before it looks at what finished, it calls
+	// ring.back.
 	gather(block bool, limit time.Duration) error
 	// interrupt makes a sleeping gather return. Any goroutine.
 	interrupt()
@@ -103,7 +109,7 @@ type backend interface {
 }
 
 func newCore(o Options, queue int) *ring {
-	r := &ring{opt: o, base: time.Now().Add(-1)} // -1: no time is 0
+	r := &ring{opt: o, clock: time.Now, base: time.Now().Add(-1), due: math.MaxInt64} // -1: no time is 0
 	// A finished operation lingers until the kernel has let go of its timeout: room for Depth of those.
 	r.slots = make([]slot, queue+o.Depth)
 	r.free = make([]*slot, 0, len(r.slots))
@@ -115,7 +121,7 @@ func newCore(o Options, queue int) *ring {
 	return r
 }
 
-func (r *ring) now() int64 { return int64(time.Since(r.base)) }
+func (r *ring) now() int64 { return int64(r.clock().Sub(r.base)) }
 
 // Name tells the backend.
 func (r *ring) Name() string { return r.b.name() }
@@ -205,11 +211,12 @@ func (r *ring) Push(op *Op) error {
 func (r *ring) take(op *Op, accepted, now int64) {
 	s := r.free[len(r.free)-1]
 	r.free = r.free[:len(r.free)-1]
-	*s = slot{index: s.index, heapAt: -1, op: op, accepted: accepted, deadline: accepted + int64(op.Timeout), k: s.k.next()}
-	if s.deadline < accepted { // overflow: the longest of timeouts
-		s.deadline = int64(^uint64(0) >> 1)
-	}
+	*s = slot{index: s.index, heapAt: -1, op: op, accepted: accepted, k: s.k.next()}
+	s.deadline = later(accepted+r.away.since(accepted), int64(op.Timeout))
 	r.deadlines.push(s)
+	if len(r.deadlines) == 1 {
+		r.due = now
+	}
 	if s.deadline > now && r.running.n < r.opt.Depth && r.parked.n == 0 && !r.stalled(now) {
 		r.start(s, now)
 		return
@@ -261,8 +268,11 @@ func (r *ring) Wait(block bool) error {
 		if r.broken != nil {
 			return r.broken
 		}
+		r.back()
 		sleep := block && len(r.events) == 0 && r.fallAsleep()
-		err := r.b.gather(sleep, r.untilDeadline(sleep))
+		limit := r.untilDeadline(sleep)
+		r.expect(limit)
+		err := r.b.gather(sleep, limit)
 		woken := block && r.wakeUp()
 		if err != nil {
 			r.broken = fmt.Errorf("%s: %w", r.b.name(), err)
@@ -283,7 +293,7 @@ func (r *ring) untilDeadline(sleep bool) time.Duration {
 	if !sleep || len(r.deadlines) == 0 {
 		return 0
 	}
-	return time.Duration(max(r.deadlines[0].deadline-r.now(), 1))
+	return min(time.Duration(max(r.deadlines[0].deadline-r.now(), 1)), sliceMax)
 }
 
 // settle turns what the backend gathered into events.

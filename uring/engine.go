@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
-	"sync"
 	"sync/atomic"
 	"time"
+
+	"weir/internal/clock"
+	"weir/internal/lockmeter"
 )
 
 // doGrace is how much longer than an operation's Timeout Do waits for the engine to say so, before it says so itself.
@@ -21,7 +23,7 @@ type Engine struct {
 	stopped chan struct{}
 
 	mu struct {
-		sync.Mutex
+		lockmeter.Mutex
 		intake []*Op
 		closed bool
 		err    error // why the engine stopped by itself
@@ -37,6 +39,7 @@ func NewEngine(o Options) (*Engine, error) {
 	}
 	o.Locked = true
 	e := &Engine{log: o.Logger, stopped: make(chan struct{})}
+	e.mu.MeterBy(o.Locks, lockmeter.DiskQueue)
 	started := make(chan error, 1)
 	go e.run(o, started)
 	if err := <-started; err != nil {
@@ -125,12 +128,13 @@ func (e *Engine) Do(op *Op) (int, error) {
 		op.Done = nil
 		return 0, err
 	}
-	guard := time.NewTimer(timeout + doGrace)
+	blocked := make(chan struct{})
+	guard := clock.AfterRunning(clock.Real{}, timeout+doGrace, func() { close(blocked) })
 	defer guard.Stop()
 	select {
 	case r := <-ended:
 		return r.n, r.err
-	case <-guard.C:
+	case <-blocked:
 		return 0, &OpError{Op: kind, Target: target.Name(), Off: off, Bytes: size, Elapsed: time.Since(began),
 			Err: fmt.Errorf("%w (the I/O thread itself is blocked)", ErrDeadline)}
 	}

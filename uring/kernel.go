@@ -1,11 +1,9 @@
 package uring
 
 import (
-	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
-	"sync"
 	"time"
 	"unsafe"
 
@@ -49,15 +47,13 @@ type kernel struct {
 	woken    *[8]byte // the wake-up's read goes here
 
 	wakeArmed bool // the kernel has a read of eventfd
-	eventfd   struct {
-		sync.Mutex
-		fd int // -1: closed, its number may be another file's
-	}
+	eventfd   wakeFD
 }
 
 // kernelState is a slot's part that belongs to this backend.
 type kernelState struct {
 	seq     uint32 // tells a slot's successive operations apart
+	until   int64  // when the kernel's timeout of this leg fires
 	request bool   // the kernel has the request
 	timeout bool   // the kernel has the timeout
 	resume  bool   // the request wants another leg, once the timeout is back
@@ -180,6 +176,7 @@ func (k *kernel) leg(s *slot) {
 
 func (k *kernel) linkTimeout(s *slot) {
 	t := &k.timeouts[s.index]
+	s.k.until = s.deadline
 	t.set(time.Duration(max(s.deadline-k.r.now(), 1)))
 	e := k.entry(opLinkTimeout, userData(s, tagTimeout))
 	e.fd, e.addr, e.len = -1, uint64(uintptr(unsafe.Pointer(t))), 1
@@ -212,6 +209,7 @@ func (k *kernel) gather(block bool, limit time.Duration) error {
 	if err := k.ring.enter(block, ts); err != nil {
 		return err
 	}
+	k.r.back()
 	for {
 		data, res, ok := k.ring.next()
 		if !ok {
@@ -282,7 +280,6 @@ func (k *kernel) requestDone(s *slot, res int32) {
 // account adds the result of a leg and tells whether there must be another.
 func (k *kernel) account(s *slot, res int32) (again bool, err error) {
 	op := s.op
-	transfer := op.Kind == OpRead || op.Kind == OpWrite
 	if res < 0 {
 		errno := unix.Errno(-res)
 		switch {
@@ -293,12 +290,14 @@ func (k *kernel) account(s *slot, res int32) (again bool, err error) {
 				return false, unix.ECANCELED
 			}
 			return true, nil
+		case errno == unix.ECANCELED && k.early(s):
+			return true, nil
 		case errno == unix.EINVAL && op.Kind == OpRead && s.moved > 0 && (op.Off+int64(s.moved))%512 != 0:
 			return false, io.EOF // a direct read stopped at the end of the file, which is not aligned
 		}
 		return false, errno
 	}
-	if !transfer {
+	if !transfers(op.Kind) {
 		return false, nil
 	}
 	if res == 0 {
@@ -311,25 +310,20 @@ func (k *kernel) account(s *slot, res int32) (again bool, err error) {
 	return s.moved < len(op.Buf), nil
 }
 
+// early reports whether the kernel's timeout, which counts the time that the owner was away, has ended a leg before its deadline.
+func (k *kernel) early(s *slot) bool {
+	soon := k.r.now() + int64(time.Millisecond)
+	return transfers(s.op.Kind) && s.k.until <= soon && s.deadline > soon
+}
+
+func transfers(kind Kind) bool { return kind == OpRead || kind == OpWrite }
+
 func (k *kernel) finish(s *slot, err error) {
 	s.k.resume = false
 	k.r.finished = append(k.r.finished, finish{s: s, n: s.moved, err: err})
 }
 
-func (k *kernel) interrupt() {
-	k.eventfd.Lock()
-	defer k.eventfd.Unlock()
-	if k.eventfd.fd < 0 {
-		return
-	}
-	var one [8]byte
-	binary.NativeEndian.PutUint64(one[:], 1)
-	for {
-		if _, err := unix.Write(k.eventfd.fd, one[:]); err != unix.EINTR {
-			return
-		}
-	}
-}
+func (k *kernel) interrupt() { k.eventfd.signal() }
 
 // close frees all. The wake-up's read is ended first: it writes to mem.
 func (k *kernel) close() error {
@@ -338,7 +332,7 @@ func (k *kernel) close() error {
 		k.interrupt()
 		err = k.awaitWake()
 	}
-	k.closeEventfd()
+	k.eventfd.close()
 	if k.ring != nil {
 		if cerr := k.ring.close(); err == nil {
 			err = cerr
@@ -370,14 +364,5 @@ func (k *kernel) awaitWake() error {
 	return nil
 }
 
-func (k *kernel) closeEventfd() {
-	k.eventfd.Lock()
-	defer k.eventfd.Unlock()
-	if k.eventfd.fd >= 0 {
-		_ = unix.Close(k.eventfd.fd) // an eventfd has nothing to lose
-		k.eventfd.fd = -1
-	}
-}
-
 // abandon keeps the ring and its memory: closing it would not make the kernel let go.
-func (k *kernel) abandon() { k.closeEventfd() }
+func (k *kernel) abandon() { k.eventfd.close() }

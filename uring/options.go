@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"weir/internal/lockmeter"
 )
 
 const (
@@ -50,6 +52,8 @@ type Options struct {
 	// OnLate, if set, is called on the owner's goroutine with the error of a write or flush that ended so after its waiter had been failed
 	// with ErrDeadline: the last word of the disk about it, which nobody else hears.
 	OnLate func(err error)
+	// Locks, if set, measures the locks.
+	Locks *lockmeter.Meter
 	// Logger receives the reason for a fallback and what Close had to leak; nil discards.
 	Logger *slog.Logger
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"weir/internal/lockmeter"
 	"weir/internal/vfs"
 )
 
@@ -18,7 +19,7 @@ type portable struct {
 	wg     sync.WaitGroup
 
 	mu struct {
-		sync.Mutex
+		lockmeter.Mutex
 		work     sync.Cond
 		queue    []job // waiting ones from index next on
 		next     int
@@ -41,6 +42,7 @@ type job struct {
 
 func newPortable(r *ring) *portable {
 	p := &portable{r: r, signal: make(chan struct{}, 1)}
+	p.mu.MeterBy(r.opt.Locks, lockmeter.DiskQueue)
 	p.mu.work.L = &p.mu
 	return p
 }
@@ -153,6 +155,7 @@ func (p *portable) gather(block bool, limit time.Duration) error {
 	case <-p.signal:
 	case <-expired:
 	}
+	p.r.back()
 	p.r.returns.Add(1)
 	if limit > 0 {
 		p.timer.Stop()

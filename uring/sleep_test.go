@@ -83,7 +83,7 @@ func TestIdleRingDoesNotWakeUp(t *testing.T) {
 	})
 }
 
-// With something in flight the ring sleeps until its deadline, not in slices.
+// With something in flight the ring sleeps until its deadline, or for a slice of it that is long.
 func TestWaitingRingDoesNotPoll(t *testing.T) {
 	eachRing(t, nil, func(t *testing.T, r *ring) {
 		f, w := newPipe(t)

@@ -4,8 +4,10 @@ import (
 	"crypto/rand"
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"time"
 
+	"weir/internal/budget"
 	"weir/internal/iobuf"
 	"weir/internal/vfs"
 	"weir/uring"
@@ -26,6 +28,7 @@ type committer struct {
 
 	flight  [depthMax]*group // submitted and not reported, oldest first
 	flights int
+	load    load
 	staged  *group // assembled, refused by the ring for now
 	spare   []*group
 
@@ -44,6 +47,7 @@ type committer struct {
 
 func newCommitter(w *WAL, proof vfs.File) *committer {
 	c := &committer{w: w, end: w.recovered, durable: w.recovered}
+	c.load.init(&w.o)
 	c.proof.file = proof
 	c.proof.timer = time.AfterFunc(proofDelay, c.rung)
 	c.proof.timer.Stop()
@@ -63,7 +67,11 @@ func (c *committer) run(ready chan<- error) {
 	o := c.w.o.Ring
 	if c.w.o.LockThread {
 		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
+		if on := c.w.o.OnThread; on != nil {
+			on() // what it changes must not come back to other goroutines: the thread stays locked and ends
+		} else {
+			defer runtime.UnlockOSThread()
+		}
 		o.Locked = true
 	}
 	ring, err := c.w.o.newRing(o)
@@ -108,7 +116,7 @@ func (c *committer) maySleep() bool {
 	wakeAt := int64(neverWake)
 	pipeline := int64(c.w.o.PipelineBytes)
 	switch {
-	case c.poison != nil || c.blocked || c.staged != nil || c.flights == c.w.o.Depth:
+	case c.poison != nil || c.blocked || c.staged != nil || c.flights == c.w.o.Depth || !c.roomy():
 	case c.flights == 0:
 		wakeAt = 1
 	case c.bytes < pipeline:
@@ -161,8 +169,9 @@ func (c *committer) adopt(t taken) {
 
 // submit starts writes as far as the pipeline allows: at once when none is in flight, else when PipelineBytes wait for it.
 func (c *committer) submit() {
+	c.continueGroups()
 	c.prove()
-	for c.poison == nil && c.flights < c.w.o.Depth {
+	for c.poison == nil && c.flights < c.w.o.Depth && c.roomy() {
 		if c.staged != nil {
 			if !c.push(c.staged) {
 				return
@@ -212,7 +221,7 @@ func (c *committer) begin() {
 	c.file, c.pos = s, 0
 	g := c.newGroup()
 	c.stage(g, blockBytes)
-	s.header.put(g.op.Buf)
+	s.header.put(g.data)
 	c.w.files.kick()
 	c.press()
 	c.push(g)
@@ -239,10 +248,10 @@ func (c *committer) press() {
 	}
 }
 
-// assemble makes one group of the entries at hand, as many as GroupBytesMax and the file allow, at least one.
+// assemble makes one group of the entries at hand, as many as GroupBytesMax, the file and the device allow, at least one.
 func (c *committer) assemble() *group {
 	limit := c.w.files.bytes - c.pos
-	limit = min(limit, int64(max(c.w.o.GroupBytesMax, 2*blockBytes)))
+	limit = min(limit, int64(max(c.w.o.GroupBytesMax, 2*blockBytes)), c.load.room())
 	size := groupFrameBytes
 	g := c.newGroup()
 	for e := c.head; e != nil; e = e.next {
@@ -261,7 +270,7 @@ func (c *committer) assemble() *group {
 func (c *committer) stage(g *group, total int) {
 	g.listed = true
 	g.buf = iobuf.Get(total)
-	g.op.File, g.op.Buf, g.op.Off = c.file.file, g.buf.Bytes(), c.pos
+	g.op.File, g.data, g.off = c.file.file, g.buf.Bytes(), c.pos
 	c.pos += int64(total)
 	g.end = c.file.header.start() + LSN(c.pos)
 	c.end = g.end
@@ -272,10 +281,12 @@ func (c *committer) stage(g *group, total int) {
 func (c *committer) fill(g *group, size int) {
 	start := c.file.header.start() + LSN(c.pos)
 	c.stage(g, padded(size))
-	b := g.op.Buf
+	b := g.data
 	at := groupFrameBytes
+	began := int64(budget.At(time.Now()))
 	for _, e := range g.entries {
 		e.LSN = start + LSN(at)
+		atomic.StoreInt64(&e.began, began)
 		n := copy(b[at+frameBytes:], e.Head)
 		n += copy(b[at+frameBytes+n:], e.Body)
 		putFrame(b[at:], frame{length: n, lsn: e.LSN, generation: c.w.generation, kind: e.Kind, headBytes: len(e.Head)})

@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"sync"
 
+	"weir/internal/lockmeter"
 	"weir/internal/vfs"
 )
 
@@ -21,7 +21,7 @@ type files struct {
 	stop  chan struct{}
 
 	mu struct {
-		sync.Mutex
+		lockmeter.Mutex
 		live     []*slot
 		free     []*slot
 		names    map[int]bool // slots that exist or are being made

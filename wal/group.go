@@ -1,7 +1,6 @@
 package wal
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -9,17 +8,21 @@ import (
 	"weir/uring"
 )
 
-// group is one write. Its op and buffer belong to the ring from Push to Released, its entries to the committer until they are reported;
-// it is used again when both are over. A group stuck in the kernel is therefore never touched.
+// group is one write, or several legs where the device is slow (load.go). Its op and buffer belong to the ring from Push to Released, its entries
+// to the committer until they are reported; it is used again when both are over. A group stuck in the kernel is therefore never touched.
 type group struct {
 	c         *committer
 	op        uring.Op
 	buf       *iobuf.Buf
+	data      []byte // of buf, to be written at off of op.File
+	off       int64
+	wrote     int // of data, by legs that have completed
 	entries   []*Entry
 	bytes     int64 // frames of the entries
 	payload   int64 // their heads and bodies
 	end       LSN
-	submitted time.Time
+	submitted time.Time // the first leg
+	leg       leg
 	done      bool
 	err       error
 	held      bool // by the ring
@@ -45,17 +48,19 @@ func groupReleased(op *uring.Op)               { op.Ctx.(*group).released() }
 // push hands a group to the ring. False: the ring refused it. That it is full or the disk is stalled passes, or a deadline strikes;
 // anything else poisons the log.
 func (c *committer) push(g *group) bool {
-	now := time.Now()
-	g.op.Ctx, g.op.Done, g.op.Released = g, groupDone, groupReleased
-	if err := c.ring.Push(&g.op); err != nil {
+	now := c.w.o.now()
+	if c.flights == 0 {
+		c.load.rested(now)
+	}
+	if err := c.pushLeg(g, now); err != nil {
 		c.staged = g
-		if c.flights == 0 || !errors.Is(err, uring.ErrStalled) && !errors.Is(err, uring.ErrFull) {
+		if c.flights == 0 || !passes(err) {
 			c.fail(err)
 		}
 		return false
 	}
 	c.staged = nil
-	g.held, g.submitted = true, now
+	g.submitted = now
 	c.flight[c.flights] = g
 	c.flights++
 	m := c.w.o.Metrics
@@ -63,7 +68,7 @@ func (c *committer) push(g *group) bool {
 		m.queueWait.Observe(now.Sub(c.since).Seconds())
 		c.since = now // of what is left on the list: close enough, it came while this group waited
 	}
-	m.groupBytes.Observe(float64(len(g.op.Buf)))
+	m.groupBytes.Observe(float64(len(g.data)))
 	return true
 }
 
@@ -71,8 +76,14 @@ func (g *group) completed(n int, err error) {
 	if err == nil && n != len(g.op.Buf) {
 		err = fmt.Errorf("wrote %d bytes of %d at %d of %s", n, len(g.op.Buf), g.op.Off, g.op.File.Name())
 	}
+	now := g.c.w.o.now()
+	g.c.load.landed(&g.leg, now, err)
+	g.wrote += n
+	if err == nil && g.wrote < len(g.data) {
+		return // continueGroups writes the rest
+	}
 	g.done, g.err = true, err
-	g.c.w.o.Metrics.write.Observe(time.Since(g.submitted).Seconds())
+	g.c.w.o.Metrics.write.Observe(now.Sub(g.submitted).Seconds())
 }
 
 // released is called when the kernel no longer holds the buffer: with the completion, or long after a deadline.
@@ -96,7 +107,7 @@ func (g *group) recycle() {
 	g.buf.Release()
 	g.buf = nil
 	g.done, g.err, g.bytes, g.payload = false, nil, 0, 0
-	g.op.File, g.op.Buf = nil, nil
+	g.op.File, g.op.Buf, g.data, g.wrote = nil, nil, nil, 0
 	g.c.spare = append(g.c.spare, g)
 }
 
@@ -135,13 +146,13 @@ func (c *committer) unlist() {
 
 func (c *committer) account(g *group) {
 	m := c.w.o.Metrics
-	header := g.op.Off == 0
+	header := g.off == 0
 	if !header {
 		m.groups.Inc()
 	}
 	m.entries.Add(float64(len(g.entries)))
 	m.bytes.Add(float64(g.payload))
-	m.deviceBytes.Add(float64(len(g.op.Buf)))
+	m.deviceBytes.Add(float64(len(g.data)))
 	s := &c.w.stats.mu
 	s.Lock()
 	if !header {
@@ -149,7 +160,7 @@ func (c *committer) account(g *group) {
 	}
 	s.Entries += uint64(len(g.entries))
 	s.Bytes += uint64(g.payload)
-	s.DeviceBytes += uint64(len(g.op.Buf))
+	s.DeviceBytes += uint64(len(g.data))
 	s.Unlock()
 }
 

@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"weir/internal/iobuf"
+	"weir/internal/pace"
 	"weir/internal/vfs"
 	"weir/uring"
 )
@@ -64,7 +65,7 @@ func (d *draft) discard(err error) {
 // finish prewrites a draft and makes it a slot. It gives up early when the log is closed.
 func (d *draft) finish(io *engineIO) (*slot, error) {
 	w, name := d.fs.w, d.fs.slotPath(d.index)
-	err := io.prewrite(d.file, d.fs.bytes, d.fs.stop)
+	err := io.prewrite(d.file, d.fs.bytes, w.o.Pace, d.fs.stop)
 	if err == nil {
 		err = io.sync(d.file)
 	}
@@ -96,10 +97,11 @@ func (d *draft) unname(name string, err error) error {
 	return err
 }
 
-// prewrite fills a file with zeroes, a few writes at a time. It returns when no write is in flight, or when one has passed its
+// prewrite fills a file with zeroes, a few writes at a time and no larger than p allows: nobody waits for them, and what somebody waits for goes to
+// the same device. It returns when no write is in flight, or when one has passed its
 // deadline; the zeroes then stay with the engine until it lets go.
-func (e *engineIO) prewrite(f vfs.File, size int64, stop <-chan struct{}) error {
-	zeroes := iobuf.Get(int(min(readBytes, size)))
+func (e *engineIO) prewrite(f vfs.File, size int64, p *pace.Pace, stop <-chan struct{}) error {
+	zeroes := iobuf.Get(int(min(prewriteBytes, size)))
 	defer zeroes.Release()
 	clear(zeroes.Bytes())
 	done := make(chan error, ioDepth)
@@ -107,20 +109,18 @@ func (e *engineIO) prewrite(f vfs.File, size int64, stop <-chan struct{}) error 
 	var first error
 	for off := int64(0); off < size || inFlight > 0; {
 		if off < size && inFlight < ioDepth && first == nil {
-			select {
-			case <-stop:
-				first = errStopped
-				continue
-			default:
-			}
-			n := min(int64(readBytes), size-off)
-			if err := e.submitZeroes(f, zeroes, int(n), off, done); err != nil {
+			step, ok, err := stepOf(p, min(prewriteBytes, size-off), inFlight > 0, stop)
+			if err != nil {
 				first = err
 				continue
 			}
-			off += n
-			inFlight++
-			continue
+			if ok {
+				if first = e.submitZeroes(f, zeroes, step, off, done); first == nil {
+					off += step.Bytes
+					inFlight++
+				}
+				continue
+			}
 		}
 		if inFlight == 0 {
 			break
@@ -134,22 +134,42 @@ func (e *engineIO) prewrite(f vfs.File, size int64, stop <-chan struct{}) error 
 	return first
 }
 
-func (e *engineIO) submitZeroes(f vfs.File, zeroes *iobuf.Buf, n int, off int64, done chan<- error) error {
+// stepOf begins a step of up to n bytes. Who has writes in flight waits for those if there is no room now: ok is false then.
+func stepOf(p *pace.Pace, n int64, busy bool, stop <-chan struct{}) (step pace.Step, ok bool, err error) {
+	select {
+	case <-stop:
+		return step, false, errStopped
+	default:
+	}
+	if busy {
+		step, ok = p.TryBegin(n)
+		return step, ok, nil
+	}
+	if step, ok = p.Begin(n, stop); !ok {
+		return step, false, errStopped
+	}
+	return step, true, nil
+}
+
+func (e *engineIO) submitZeroes(f vfs.File, zeroes *iobuf.Buf, step pace.Step, off int64, done chan<- error) error {
+	n := int(step.Bytes)
 	zeroes.Retain()
 	op := &uring.Op{Kind: uring.OpWrite, File: f, Buf: zeroes.Bytes()[:n], Off: off, Timeout: makeTimeout,
 		Done: func(_ *uring.Op, got int, err error) {
 			if err == nil && got != n {
 				err = fmt.Errorf("wrote %d bytes of %d at %d", got, n, off)
 			}
+			step.End(err)
 			done <- err
 		},
 		Released: func(*uring.Op) { zeroes.Release() },
 	}
-	if err := e.engine.Submit(op); err != nil {
+	err := e.engine.Submit(op)
+	if err != nil {
 		zeroes.Release()
-		return err
+		step.End(err)
 	}
-	return nil
+	return err
 }
 
 // makeFirst gives a new log its first file, and reserves the room of the second, which the maker will finish: a log that starts can

@@ -8,7 +8,7 @@ type Metrics struct {
 	groups, entries, bytes, deviceBytes prometheus.Counter
 	blocked, pressure, makeFailures     prometheus.Counter
 	write, queueWait, groupBytes        prometheus.Histogram
-	files, poisoned                     prometheus.Gauge
+	files, poisoned, inFlightMax        prometheus.Gauge
 }
 
 // NewMetrics makes the metrics and registers them with reg, if that is not nil.
@@ -35,11 +35,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		queueWait:    histogram("queue_wait_seconds", "Time the oldest entry of a group waited for its write to be submitted.", seconds),
 		groupBytes:   histogram("group_bytes", "Size of groups, frames and padding included.", prometheus.ExponentialBuckets(4096, 2, 12)),
 		files:        gauge("files", "Slot files that exist."),
+		inFlightMax:  gauge("in_flight_limit_bytes", "How many bytes may be in flight, so that they take about 50 ms. 65536 is the least: the disk is slow."),
 		poisoned:     gauge("poisoned", "1 if a write failed or passed its deadline, and nothing more is accepted."),
 	}
 	if reg != nil {
 		reg.MustRegister(m.groups, m.entries, m.bytes, m.deviceBytes, m.blocked, m.pressure, m.makeFailures,
-			m.write, m.queueWait, m.groupBytes, m.files, m.poisoned)
+			m.write, m.queueWait, m.groupBytes, m.files, m.poisoned, m.inFlightMax)
 	}
 	return m
 }

@@ -142,9 +142,9 @@ func (c *committer) prove() bool {
 	g := c.newGroup()
 	g.listed = true
 	g.buf = iobuf.Get(blockBytes)
-	g.op.File, g.op.Buf, g.op.Off = p.file, g.buf.Bytes(), 0
+	g.op.File, g.data, g.off = p.file, g.buf.Bytes(), 0
 	g.end = c.durable
-	putProof(g.op.Buf, c.durable)
+	putProof(g.data, c.durable)
 	p.upTo = c.durable
 	c.push(g)
 	return true

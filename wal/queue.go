@@ -3,8 +3,9 @@ package wal
 import (
 	"fmt"
 	"math"
-	"sync"
 	"time"
+
+	"weir/internal/lockmeter"
 )
 
 // queue holds the entries between Append and the committer. Its lock is the only one that Append takes, and the order in which
@@ -15,7 +16,7 @@ type queue struct {
 	wakeRing func()        // set before the first Append
 	closed   chan struct{} // closed by close
 	mu       struct {
-		sync.Mutex
+		lockmeter.Mutex
 		state   queueState
 		cause   error // of statePoisoned
 		head    *Entry
@@ -57,34 +58,52 @@ func (q *queue) start(wake func()) {
 // Append queues e. It never blocks and does not allocate; the order of calls is the order in the log. A nil result means that OnCommit
 // will be called for e exactly once, else it will not be. Errors: ErrClosed, ErrPoisoned, ErrBackpressure, ErrTooLarge, ErrKind.
 func (w *WAL) Append(e *Entry) error {
+	return woken(w.Enqueue(e))
+}
+
+// Enqueue is Append for who holds a lock. To wake the committer is a system call, after which the kernel may well run the committer in the caller's
+// place: wake is to be called, soon, when the lock is free. nil: the committer is awake.
+func (w *WAL) Enqueue(e *Entry) (wake func(), err error) {
 	if err := w.queue.check(e); err != nil {
-		return err
+		return nil, err
 	}
 	e.next = nil
-	e.LSN = 0
+	e.LSN, e.began = 0, 0
 	return w.queue.push(e, e, int64(e.frameSize()))
 }
 
 // AppendBatch queues all entries in order, with none of another caller between them, or none at all.
 func (w *WAL) AppendBatch(es []*Entry) error {
+	return woken(w.EnqueueBatch(es))
+}
+
+// EnqueueBatch is to AppendBatch what Enqueue is to Append.
+func (w *WAL) EnqueueBatch(es []*Entry) (wake func(), err error) {
 	if len(es) == 0 {
-		return nil
+		return nil, nil
 	}
 	size := int64(0)
 	for _, e := range es {
 		if err := w.queue.check(e); err != nil {
-			return err
+			return nil, err
 		}
 		size += int64(e.frameSize())
 	}
 	for i, e := range es {
-		e.LSN = 0
+		e.LSN, e.began = 0, 0
 		e.next = nil
 		if i > 0 {
 			es[i-1].next = e
 		}
 	}
 	return w.queue.push(es[0], es[len(es)-1], size)
+}
+
+func woken(wake func(), err error) error {
+	if wake != nil {
+		wake()
+	}
+	return err
 }
 
 func (q *queue) check(e *Entry) error {
@@ -100,12 +119,12 @@ func (q *queue) check(e *Entry) error {
 	return checkPayload(e.Kind, e.Body)
 }
 
-// push appends a chain of entries with frames of size bytes. The wake-up is outside the lock: it may be a system call.
-func (q *queue) push(first, last *Entry, size int64) error {
+// push appends a chain of entries with frames of size bytes. wake is to be called then, without locks, if it is not nil.
+func (q *queue) push(first, last *Entry, size int64) (wake func(), err error) {
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	if err := q.refuseLocked(size); err != nil {
-		q.mu.Unlock()
-		return err
+		return nil, err
 	}
 	if q.mu.tail == nil {
 		q.mu.head = first
@@ -116,15 +135,11 @@ func (q *queue) push(first, last *Entry, size int64) error {
 	q.mu.tail = last
 	q.mu.bytes += size
 	q.mu.pending += size
-	wake := q.mu.bytes >= q.mu.wakeAt
-	if wake {
+	if q.mu.bytes >= q.mu.wakeAt {
 		q.mu.wakeAt = neverWake
+		return q.wakeRing, nil
 	}
-	q.mu.Unlock()
-	if wake {
-		q.wakeRing()
-	}
-	return nil
+	return nil, nil
 }
 
 func (q *queue) refuseLocked(size int64) error {

@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	readBytes        = 1 << 20 // a read of recovery, and a write of prewriting
+	readBytes        = 1 << 20 // a read of recovery
+	prewriteBytes    = 1 << 20 // a write of prewriting, at most
 	readTimeout      = 10 * time.Second
 	makeTimeout      = 10 * time.Second
 	metadataTimeout  = 10 * time.Second

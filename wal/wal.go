@@ -50,6 +50,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"weir/internal/budget"
+	"weir/internal/lockmeter"
+	"weir/internal/pace"
 	"weir/internal/vfs"
 	"weir/uring"
 )
@@ -85,8 +88,12 @@ type Entry struct {
 	Owner any    // the caller's
 	LSN   LSN    // where it is in the log; set before OnCommit. 0 if it failed before it got a place
 
-	next *Entry
+	began int64 // budget.Mark of when its write was made up; atomic, as whoever gives up waiting for the entry asks meanwhile
+	next  *Entry
 }
+
+// Began is when the write that carries the entry was made up, 0 if that has not happened yet.
+func (e *Entry) Began() budget.Mark { return budget.Mark(atomic.LoadInt64(&e.began)) }
 
 func (e *Entry) frameSize() int { return frameBytes + len(e.Head) + len(e.Body) }
 
@@ -99,13 +106,14 @@ type Options struct {
 	FileBytes     int64         // size of a file; multiple of 4096; default 64 MiB
 	FilesMax      int           // files at most, at least 2; default 16
 	SpareFiles    int           // prewritten ahead of need; default 1
-	GroupBytesMax int           // largest write made of several entries; default 1 MiB
+	GroupBytesMax int           // largest write made of several entries; default 1 MiB. Less on a slow device
 	Depth         int           // writes in flight; default 4, at most 8
 	PipelineBytes int           // while a write is in flight, the next starts when this much waits; default 256 KiB
 	QueueBytesMax int64         // appended and not yet committed; default 128 MiB
 	WriteTimeout  time.Duration // deadline of one write; default 2 s
 	CloseTimeout  time.Duration // Close gives up once a write is in flight for so long; default WriteTimeout
 	LockThread    bool          // lock the committer to an OS thread
+	OnThread      func()        // with LockThread: called on that thread first of all; the thread ends with the committer
 
 	// OnCommit is called on the committer's goroutine with entries in LSN order: with a nil error for the contiguous durable
 	// prefix only, else for entries whose fate is unknown or which were never written; the log is poisoned or closed then. Each
@@ -117,10 +125,15 @@ type Options struct {
 	// the committer's goroutine and must not block.
 	OnPressure func(oldest LSN)
 
-	Logger  *slog.Logger // nil: silent
-	Metrics *Metrics     // nil: unregistered ones
+	Logger  *slog.Logger     // nil: silent
+	Metrics *Metrics         // nil: unregistered ones
+	Locks   *lockmeter.Meter // measures the locks; may be nil
+
+	// Pace is that of the background writes to the device, of which making files is one; nil: one of its own.
+	Pace *pace.Pace
 
 	newRing func(uring.Options) (uring.Ring, error) // tests watch the committer's ring
+	now     func() time.Time                        // when writes begin and end; tests have slow devices
 }
 
 func (o *Options) setDefaults() {
@@ -147,6 +160,12 @@ func (o *Options) setDefaults() {
 	}
 	if o.newRing == nil {
 		o.newRing = uring.New
+	}
+	if o.now == nil {
+		o.now = time.Now
+	}
+	if o.Pace == nil {
+		o.Pace = pace.New(nil, nil)
 	}
 	o.Ring.Depth = max(o.Ring.Depth, 2*o.Depth)
 	if o.Ring.Logger == nil {
@@ -224,6 +243,9 @@ func Open(o Options) (*WAL, error) {
 		return nil, err
 	}
 	w := &WAL{o: o, fs: vfs.Bounded(o.FS, metadataTimeout, metadataStuckMax)}
+	o.Metrics.inFlightMax.Set(startBytes)
+	w.queue.mu.MeterBy(o.Locks, lockmeter.WALQueue)
+	w.files.mu.MeterBy(o.Locks, lockmeter.WALFiles)
 	w.files.init(w)
 	io, err := newEngineIO(o.Ring)
 	if err != nil {
