@@ -6,11 +6,13 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 
+	"weir/internal/budget"
+	"weir/internal/clock"
 	"weir/internal/iobuf"
+	"weir/internal/lockmeter"
 )
 
 // Conn is one client connection. The reader goroutine owns frames and lastClientID; whoever holds the writing flag owns
@@ -29,18 +31,21 @@ type Conn struct {
 	frameRoom    room // taken for the frame that is being read
 	lastClientID string
 	lastRead     time.Time // when the last read returned
+	paused       pauses    // in which the frame that is being read waited for room
 	readUntil    time.Time // the read deadline that is armed
 	readInFrame  bool      // it was armed for the inside of a frame
 
 	out          output
-	lastActivity atomic.Int64 // unix nanoseconds of the last write, for the idle timeout
+	lastActivity atomic.Int64 // clock.Ticks of the last write, for the idle timeout
+
+	peer atomic.Pointer[peerIdentity] // who said Hello; nil: a client, or nobody yet
 
 	wake chan struct{} // wakes the writer goroutine
 	room chan struct{} // wakes the reader that waits for requests in flight to end
 	gone chan struct{} // closed when the connection is
 
 	mu struct {
-		sync.Mutex
+		lockmeter.Mutex
 		head, tail  *Request // requests in order of arrival whose response is not yet taken by a writer
 		inFlight    int
 		bytes       int64
@@ -76,10 +81,11 @@ func newConn(s *Server, nc net.Conn, id uint64) *Conn {
 		host = c.remote
 	}
 	c.host = host
+	c.mu.MeterBy(s.opts.Locks, lockmeter.Connection)
 	c.frames = newFrameReader(deadlineReader{c}, s.opts.MaxFrameBytes)
 	c.frames.take = c.takeRoom
 	c.lastRead = s.clk.Now()
-	c.lastActivity.Store(c.lastRead.UnixNano())
+	c.lastActivity.Store(clock.Ticks(c.lastRead))
 	return c
 }
 
@@ -106,6 +112,11 @@ func (c *Conn) readLoop() error {
 		if err := c.waitForRoom(size); err != nil {
 			return err
 		}
+		key, err := c.frames.apiKey()
+		if err != nil {
+			return c.readError(err)
+		}
+		c.frameRoom.lane = laneOf(key)
 		frame, buf, err := c.frames.frame(size)
 		if err != nil {
 			c.giveRoom()
@@ -131,6 +142,7 @@ func (c *Conn) handle(frame []byte, buf *iobuf.Buf) error {
 		r.release()
 		return err
 	}
+	c.paused.begin(r, c.srv.clk.Now())
 	c.srv.opts.Handler.Handle(r)
 	return c.afterHandle(r)
 }
@@ -204,7 +216,7 @@ func (c *Conn) idleFor() time.Duration {
 		return 0
 	}
 	// A write is activity; so is a read, but a read that came would have ended the wait, and would have put the deadline off.
-	return c.lastRead.Sub(time.Unix(0, c.lastActivity.Load()))
+	return time.Duration(clock.Ticks(c.lastRead) - c.lastActivity.Load())
 }
 
 // drain makes the reader stop; the requests in flight are still answered.
@@ -270,6 +282,9 @@ func (c *Conn) close(cause error) {
 func (c *Conn) forget(r *Request) {
 	if r.frameSize > 0 {
 		c.srv.metrics.inFlight.Dec()
+		r.dropped = true
+		r.Budget.Lap(budget.RespondQueue, budget.At(c.srv.clk.Now()))
+		r.account()
 	}
 	r.release()
 }

@@ -1,5 +1,5 @@
 // Package netproto speaks Kafka's wire protocol on TCP: it reads request frames, hands them to a Handler, and writes
-// the responses in the order of the requests.
+// the responses in the order of the requests; and it calls the other nodes of a cluster in the same protocol.
 //
 // # Threads
 //
@@ -14,6 +14,12 @@
 // stranger announced. A connection has a bounded number of requests, and of their bytes, in flight; at the bound the reader
 // stops reading, and TCP tells the client to wait. So does it while the requests of all connections together are at their bound
 // (memory.go). Every read within a frame and every write has a deadline; between frames the idle timeout applies.
+//
+// # Other nodes
+//
+// Peers is the other side: it calls other nodes, over one connection per node and class of traffic, with requests pipelined by correlation
+// id (peer_link.go has a call's way). The framing is Kafka's; each connection begins with Hello (peer_hello.go), which NewPeerHandler demands at
+// the other end. Every call has one outcome, within its context; what happens when a queue is full is written down in docs/ARCHITECTURE.md.
 //
 // # Buffers
 //

@@ -28,7 +28,9 @@ const (
 // large as what this stream has proven to deliver, and doubles as bytes really arrive: an announced length costs nothing.
 type frameReader struct {
 	src    io.Reader
+	min    int             // smallest frame
 	max    int             // largest frame
+	limit  string          // what bounds it, for messages
 	take   func(int) error // takes memory for a frame before it is used; nil: there is no bound
 	shared *iobuf.Buf
 	r, w   int // unread bytes are shared[r:w]
@@ -39,7 +41,7 @@ type frameReader struct {
 }
 
 func newFrameReader(src io.Reader, max int) *frameReader {
-	return &frameReader{src: src, max: max, next: readBytesMin, proven: strangerBytes}
+	return &frameReader{src: src, min: headerBytesMin, max: max, limit: "socket.request.max.bytes", next: readBytesMin, proven: strangerBytes}
 }
 
 // size waits for the size field of the next frame and checks it. io.EOF means that the stream ended between frames.
@@ -58,11 +60,25 @@ func (f *frameReader) size() (int, error) {
 	case size < 0:
 		return 0, fmt.Errorf("%w: %d, at most %d%s", ErrFrameSize, size, f.max, hint(head))
 	case size > f.max:
-		return 0, fmt.Errorf("%w: %d, at most %d (socket.request.max.bytes)%s", ErrFrameSize, size, f.max, hint(head))
-	case size < headerBytesMin:
-		return 0, fmt.Errorf("%w: %d, at least %d%s", ErrFrameSize, size, headerBytesMin, hint(head))
+		return 0, fmt.Errorf("%w: %d, at most %d (%s)%s", ErrFrameSize, size, f.max, f.limit, hint(head))
+	case size < f.min:
+		return 0, fmt.Errorf("%w: %d, at least %d%s", ErrFrameSize, size, f.min, hint(head))
 	}
 	return size, nil
+}
+
+// apiKey waits for the API key of the frame whose size has just been returned, and leaves it where it is.
+func (f *frameReader) apiKey() (int16, error) {
+	const need = sizeBytes + 2
+	for f.w-f.r < need {
+		if err := f.fill(need); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = fmt.Errorf("%w: %d bytes of it came", ErrTruncated, f.w-f.r-sizeBytes)
+			}
+			return 0, err
+		}
+	}
+	return int16(binary.BigEndian.Uint16(f.shared.Bytes()[f.r+sizeBytes:])), nil
 }
 
 // hint guesses what a stranger that does not speak Kafka's protocol speaks instead.

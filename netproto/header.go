@@ -54,10 +54,13 @@ func infoFor(key int16) *apiInfo {
 	return &apiInfos[key]
 }
 
-// APIName is Kafka's name of an API key, "unknown" if there is none.
+// APIName is Kafka's name of an API key, or ours of a private one; "unknown" if there is none.
 func APIName(key int16) string {
 	if info := infoFor(key); info != nil {
 		return info.name
+	}
+	if i := int(key) - int(KeyHello); i >= 0 && i < len(privateNames) {
+		return privateNames[i]
 	}
 	return "unknown"
 }
@@ -101,7 +104,7 @@ func (r *Request) parseHeader(frame []byte, lastClientID string) error {
 	// Of a version yet to come nobody knows what its header has; what was read up to here is enough to refuse it, and for ApiVersions to
 	// be answered in version 0.
 	if flexibleRequest(r.APIKey, r.Version) && r.Version <= apiInfos[r.APIKey].last {
-		d.skipTags("header")
+		r.parseTags(&d)
 	}
 	if d.err != nil {
 		return fmt.Errorf("header of %s v%d, correlation id %d: %w", APIName(r.APIKey), r.Version, r.CorrelationID, d.err)

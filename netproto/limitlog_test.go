@@ -1,7 +1,6 @@
 package netproto
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -10,7 +9,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"weir/internal/budget"
 	"weir/internal/clock"
+	"weir/internal/faultlog"
 )
 
 func metricValue(t *testing.T, m prometheus.Metric) float64 {
@@ -33,7 +34,7 @@ func TestLimitedLogSaysWhatItSuppressed(t *testing.T) {
 			l.warn("cause", "peer")
 		}
 		l.warn("cause", "other peer")
-		time.Sleep(logEvery)
+		time.Sleep(faultlog.Every)
 		l.warn("cause", "peer")
 		lines := logs.lines()
 		if len(lines) != 3 || !strings.Contains(lines[2], "suppressed=4") {
@@ -42,37 +43,24 @@ func TestLimitedLogSaysWhatItSuppressed(t *testing.T) {
 	})
 }
 
-func TestLimitedLogIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var logs logLines
-		l := newLimitedLog(logs.logger(), clock.Real{})
-		for i := range 10 * logKeysMax {
-			l.warn("cause", fmt.Sprint(i))
-		}
-		if n := len(l.mu.seen); n > logKeysMax+1 {
-			t.Fatalf("%d entries kept", n)
-		}
-		if n := len(logs.lines()); n > logKeysMax+1 {
-			t.Fatalf("%d lines", n)
-		}
-	})
-}
-
 func TestMetricsRegister(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	m := NewMetrics(reg)
-	m.observe(0, stageHandle, time.Millisecond)
-	m.observe(-5, stageWrite, time.Millisecond)
+	var b budget.Budget
+	b.Begin(1)
+	b.Lap(budget.Handle, 2)
+	m.observe(0, &b)
+	m.observe(-5, &b)
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range families {
-		if !strings.HasPrefix(f.GetName(), "weir_netproto_") {
+		if !strings.HasPrefix(f.GetName(), "weir_netproto_") && !strings.HasPrefix(f.GetName(), "weir_request_") {
 			t.Errorf("metric %s", f.GetName())
 		}
-		if f.GetName() == "weir_netproto_request_duration_seconds" && len(f.Metric) != 2 {
-			t.Errorf("%d series of request durations, want those 2 that were used", len(f.Metric))
+		if strings.HasPrefix(f.GetName(), "weir_request_") && len(f.Metric) != 2 {
+			t.Errorf("%d series of %s, want those 2 that were used", len(f.Metric), f.GetName())
 		}
 	}
 }

@@ -1,21 +1,13 @@
 package netproto
 
 import (
+	"math/bits"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-)
 
-// Stages of a request's life, as the metric's label.
-const (
-	stageHandle = iota // from the last byte received to the answer
-	stageOrder         // from the answer to the begin of its write: waiting for earlier answers and for the socket
-	stageWrite         // the write
-	stageCount
+	"weir/internal/budget"
 )
-
-var stageNames = [stageCount]string{"handle", "order", "write"}
 
 // Metrics counts what a Server does.
 type Metrics struct {
@@ -30,16 +22,25 @@ type Metrics struct {
 	stalls           prometheus.Counter
 	requestBytes     prometheus.Gauge
 	requestWaits     prometheus.Counter
-	seconds          *prometheus.HistogramVec
-	// observers caches seconds by API key and stage (the last key stands for unknown ones): a request needs no lookup, and an API that
-	// nobody uses has no series.
-	observers [apiKeysMax + 1][stageCount]atomic.Pointer[prometheus.Observer]
+	seconds          *prometheus.HistogramVec // by API and stage
+	total            *prometheus.HistogramVec // by API
+	// observers caches both by API key (metricSlot) and stage, the total behind the stages: a request needs no lookup, and what is not used has
+	// no series.
+	observers [apiKeysMax + len(privateNames) + 1][budget.StageCount + 1]atomic.Pointer[prometheus.Observer]
 }
 
 // NewMetrics makes the metrics and registers them with reg, if there is one.
-func NewMetrics(reg prometheus.Registerer) *Metrics {
+func NewMetrics(reg prometheus.Registerer) *Metrics { return newMetrics(reg, "netproto", "clients") }
+
+// NewPeerServerMetrics makes those of the listener for other nodes: weir_netproto_peer_server_...
+func NewPeerServerMetrics(reg prometheus.Registerer) *Metrics {
+	return newMetrics(reg, "netproto_peer_server", "nodes")
+}
+
+// newMetrics: the listener is a label of what all listeners have alike.
+func newMetrics(reg prometheus.Registerer, subsystem, listener string) *Metrics {
 	opts := func(name, help string) prometheus.Opts {
-		return prometheus.Opts{Namespace: "weir", Subsystem: "netproto", Name: name, Help: help}
+		return prometheus.Opts{Namespace: "weir", Subsystem: subsystem, Name: name, Help: help}
 	}
 	m := &Metrics{
 		connections:      prometheus.NewGauge(prometheus.GaugeOpts(opts("connections", "Open client connections."))),
@@ -54,29 +55,51 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 	m.requestBytes = prometheus.NewGauge(prometheus.GaugeOpts(opts("request_bytes", "Memory of the requests that are being read or served.")))
 	m.requestWaits = prometheus.NewCounter(prometheus.CounterOpts(opts("request_memory_waits_total", "Times a connection was not read because the memory for requests was in use.")))
-	m.seconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Namespace: "weir", Subsystem: "netproto", Name: "request_duration_seconds",
-		Help:    "Time a request spent in each stage: handle (received to answered), order (answered to written), write.",
-		Buckets: prometheus.ExponentialBuckets(50e-6, 3, 12), // 50 us to 8.9 s
-	}, []string{"api", "stage"})
+	histogram := func(name, help string, labels ...string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "weir", Name: name, Help: help, ConstLabels: prometheus.Labels{"listener": listener},
+			Buckets: prometheus.ExponentialBuckets(20e-6, 3, 14), // 20 us to 32 s
+		}, labels)
+	}
+	m.seconds = histogram("request_stage_seconds", "Time that requests spent in each stage, see docs/operations/latency.md. The stages of a request add up to its whole time.", "api", "stage")
+	m.total = histogram("request_seconds", "Time of requests from the last byte received to the last byte of the answer written.", "api")
 	if reg != nil {
-		reg.MustRegister(m.connections, m.connectionsTotal, m.refused, m.closed, m.inFlight, m.bytesIn, m.bytesOut, m.writes, m.stalls, m.requestBytes, m.requestWaits, m.seconds)
+		reg.MustRegister(m.connections, m.connectionsTotal, m.refused, m.closed, m.inFlight, m.bytesIn, m.bytesOut, m.writes, m.stalls, m.requestBytes, m.requestWaits, m.seconds, m.total)
 	}
 	return m
 }
 
-// observe records how long a request spent in a stage.
-func (m *Metrics) observe(key int16, stage int, d time.Duration) {
-	slot := int(key)
-	if infoFor(key) == nil {
-		slot = apiKeysMax
+// observe records where a request's time went.
+func (m *Metrics) observe(key int16, b *budget.Budget) {
+	cached := &m.observers[metricSlot(key)]
+	spent, seen := b.Spent()
+	for stages := seen; stages != 0; stages &= stages - 1 {
+		s := bits.TrailingZeros32(stages)
+		o := cached[s].Load()
+		if o == nil {
+			o = keep(&cached[s], m.seconds.WithLabelValues(APIName(key), budget.Stage(s).String()))
+		}
+		(*o).Observe(spent[s].Seconds())
 	}
-	cached := &m.observers[slot][stage]
-	o := cached.Load()
+	o := cached[budget.StageCount].Load()
 	if o == nil {
-		fresh := m.seconds.WithLabelValues(APIName(key), stageNames[stage])
-		o = &fresh
-		cached.Store(o)
+		o = keep(&cached[budget.StageCount], m.total.WithLabelValues(APIName(key)))
 	}
-	(*o).Observe(d.Seconds())
+	(*o).Observe(b.Total().Seconds())
+}
+
+func keep(in *atomic.Pointer[prometheus.Observer], o prometheus.Observer) *prometheus.Observer {
+	in.Store(&o)
+	return &o
+}
+
+// metricSlot is an API key's place among the observers: Kafka's keys, then the private ones, and the last for all that are unknown.
+func metricSlot(key int16) int {
+	if infoFor(key) != nil {
+		return int(key)
+	}
+	if i := int(key) - int(KeyHello); i >= 0 && i < len(privateNames) {
+		return apiKeysMax + i
+	}
+	return apiKeysMax + len(privateNames)
 }

@@ -2,6 +2,9 @@ package netproto
 
 import (
 	"fmt"
+	"time"
+
+	"weir/internal/budget"
 )
 
 // inlineBytesMax is the largest response the reader writes itself; a larger one could block it while the peer is slow to take it.
@@ -10,7 +13,8 @@ const inlineBytesMax = 64 << 10
 // waitForRoom blocks until a frame of size bytes may be taken: the bound on requests in flight, and on their bytes. One
 // request always may, however large.
 func (c *Conn) waitForRoom(size int) error {
-	for paused := false; ; paused = true {
+	var began time.Time
+	for {
 		c.mu.Lock()
 		switch {
 		case c.mu.closed:
@@ -23,11 +27,13 @@ func (c *Conn) waitForRoom(size int) error {
 			c.mu.inFlight < c.srv.opts.MaxInFlight && c.mu.bytes+int64(size) <= c.srv.opts.MaxInFlightBytes:
 			c.mu.waiting = false
 			c.mu.Unlock()
+			c.pausedSince(began)
 			return nil
 		}
 		c.mu.waiting = true
 		c.mu.Unlock()
-		if !paused {
+		if began.IsZero() {
+			began = c.srv.clk.Now()
 			c.srv.metrics.stalls.Inc()
 		}
 		<-c.room
@@ -61,7 +67,7 @@ func (c *Conn) pushLocked(r *Request) {
 // answer records a request's answer and wakes the writer if its turn has come. It is safe from any goroutine.
 func (c *Conn) answer(r *Request, p *Payload, closing error) {
 	now := c.srv.clk.Now()
-	c.srv.metrics.observe(r.APIKey, stageHandle, now.Sub(r.Received))
+	r.Budget.Lap(budget.Handle, budget.At(now))
 	c.mu.Lock()
 	if r.state != statePending {
 		c.mu.Unlock()
@@ -73,7 +79,7 @@ func (c *Conn) answer(r *Request, p *Payload, closing error) {
 		c.forget(r)
 		return
 	}
-	r.state, r.payload, r.closing, r.answered = stateAnswered, p, closing, now
+	r.state, r.payload, r.closing = stateAnswered, p, closing
 	if closing != nil {
 		c.mu.draining = true // what the peer sends after it is not looked at
 	}
@@ -126,13 +132,12 @@ func (c *Conn) stopIf(draining bool) error {
 
 // closeInTurn closes the connection once the requests before have been answered.
 func (c *Conn) closeInTurn(cause error) {
-	now := c.srv.clk.Now()
 	c.mu.Lock()
 	if c.mu.closed {
 		c.mu.Unlock()
 		return
 	}
-	r := &Request{Conn: c, state: stateAnswered, closing: cause, answered: now, Received: now, APIKey: -1}
+	r := &Request{Conn: c, state: stateAnswered, closing: cause, APIKey: -1}
 	c.pushLocked(r)
 	wake := c.mu.head == r && !c.mu.writing
 	if wake {

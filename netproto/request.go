@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"weir/internal/budget"
 	"weir/internal/iobuf"
 )
 
@@ -39,12 +40,17 @@ type Request struct {
 	Conn          *Conn
 	Received      time.Time // when its last byte was there
 
+	// Where its time goes, for who serves it to fill in until it is answered, and what else its log line and its trace say.
+	Budget budget.Budget
+	Note   budget.Note
+	Trace  budget.Trace // as the header has it; whether to believe it is the handler's to decide
+
 	// What follows belongs to the connection, under its lock.
 	next      *Request
 	state     requestState
 	payload   *Payload // nil: nothing is written
-	answered  time.Time
 	frameSize int
+	dropped   bool  // its answer was not sent
 	room      room  // memory that is given back with it
 	closing   error // not nil: the connection ends when this request's turn comes
 }

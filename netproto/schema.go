@@ -65,9 +65,20 @@ var requestSchemas = map[int16]*schema{
 	35: mustSchema("{str []i32}?"),                                                                // DescribeLogDirs
 	37: mustSchema("{str i32 {[]i32}?} i32 bool"),                                                 // CreatePartitions
 	42: mustSchema("[]str"),                                                                       // DeleteGroups
+	43: mustSchema("1+i8 {str []i32}? i32"),                                                       // ElectLeaders
 	44: mustSchema("{i8 str {str i8 str?}} bool"),                                                 // IncrementalAlterConfigs
+	45: mustSchema("i32 1+bool {str {i32 []i32?}}"),                                               // AlterPartitionReassignments
+	46: mustSchema("i32 {str []i32}?"),                                                            // ListPartitionReassignments
 	47: mustSchema("str {str {i32}}"),                                                             // OffsetDelete
+	55: mustSchema("{str {i32}}"),                                                                 // DescribeQuorum
+	56: mustSchema("i32 i64 {0-1str 2+uuid {i32 i32 0-2[]i32 3+{i32 i64} 1+i8 i32}}"),             // AlterPartition
 	60: mustSchema("bool 1+i8 2+bool"),                                                            // DescribeCluster
+	62: mustSchema("i32 str uuid {str str i16 i16} {str i16 i16} str? 1+bool 2+[]uuid 3+i64"),     // BrokerRegistration
+	63: mustSchema("i32 i64 i64 bool bool"),                                                       // BrokerHeartbeat
+	64: mustSchema("i32"),                                                                         // UnregisterBroker
+	67: mustSchema("i32 i64"),                                                                     // AllocateProducerIds
+	80: mustSchema("str? i32 i32 uuid {str str i16} 1+bool"),                                      // AddRaftVoter
+	81: mustSchema("str? i32 uuid"),                                                               // RemoveRaftVoter
 }
 
 var fixedSizes = map[string]int{"i8": 1, "i16": 2, "i32": 4, "i64": 8, "bool": 1, "uuid": 16}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"weir/internal/clock"
+	"weir/internal/lockmeter"
 )
 
 // Options configure a Server. Only Handler is required.
@@ -25,6 +26,11 @@ type Options struct {
 	WriteTimeout     time.Duration // a peer must take 1 MiB of response within it; default 30 s
 	Logger           *slog.Logger  // nil: discard
 	Metrics          *Metrics      // nil: unregistered ones
+	// OnDone, if set, is called when a request is over, with its Budget complete: its answer was written or dropped. It runs on whoever wrote,
+	// must not keep the request, and must neither block nor cost anything in the usual case.
+	OnDone func(r *Request)
+
+	Locks *lockmeter.Meter // measures the locks; may be nil
 }
 
 const (
@@ -80,7 +86,7 @@ type Server struct {
 	stop    chan struct{}  // closed when the server shuts down
 
 	mu struct {
-		sync.Mutex
+		lockmeter.Mutex
 		conns     map[*Conn]struct{}
 		listeners map[net.Listener]struct{}
 		nextID    uint64
@@ -97,6 +103,8 @@ func NewServer(o Options) (*Server, error) {
 	}
 	s := &Server{opts: o, metrics: o.Metrics, clk: clock.Real{}, stop: make(chan struct{})}
 	s.memory = requestMemory{max: o.MaxRequestBytes, metrics: o.Metrics}
+	s.mu.MeterBy(o.Locks, lockmeter.Server)
+	s.memory.mu.MeterBy(o.Locks, lockmeter.Server)
 	s.limited = newLimitedLog(o.Logger, s.clk)
 	s.mu.conns = make(map[*Conn]struct{})
 	s.mu.listeners = make(map[net.Listener]struct{})
@@ -207,7 +215,7 @@ func classify(cause error) (name string, fault bool) {
 		{errPeerClosed, causeCleanup, false}, {ErrServerClosed, "server closed", false}, {ErrIdle, "idle", false},
 		{ErrReset, "reset by policy", false}, {ErrFrameSize, "bad frame size", true}, {ErrTruncated, "truncated frame", true},
 		{ErrFrameStalled, "stalled frame", true}, {ErrMalformed, "malformed request", true},
-		{ErrUnsupported, "unsupported api", true}, {ErrWrite, "write failed", true},
+		{ErrUnsupported, "unsupported api", true}, {ErrWrite, "write failed", true}, {ErrPeerRefused, "peer refused", true},
 	} {
 		if errors.Is(cause, k.err) {
 			return k.name, k.fault

@@ -4,6 +4,10 @@ import (
 	"fmt"
 	"net"
 	"time"
+
+	"weir/internal/budget"
+
+	"weir/internal/clock"
 )
 
 const (
@@ -129,11 +133,10 @@ func (c *Conn) writeBatch(batch []*Request) error {
 		c.out.pieces = nil
 	}
 	end := c.srv.clk.Now()
-	c.lastActivity.Store(end.UnixNano())
+	c.lastActivity.Store(clock.Ticks(end))
 	for _, r := range batch {
-		if r.payload != nil {
-			c.srv.metrics.observe(r.APIKey, stageOrder, start.Sub(r.answered))
-			c.srv.metrics.observe(r.APIKey, stageWrite, end.Sub(start))
+		if r.frameSize > 0 {
+			r.written(budget.At(start), budget.At(end))
 		}
 	}
 	if err != nil {
