@@ -32,7 +32,7 @@ func call[T any](p *pool, op, target string, fn func() (T, error), late func(T))
 	var zero T
 	start := p.clock.Now()
 	expired := make(chan struct{})
-	timer := p.clock.AfterFunc(p.timeout, func() { close(expired) })
+	timer := clock.AfterRunning(p.clock, p.timeout, func() { close(expired) })
 	defer timer.Stop()
 	select {
 	case p.slots <- struct{}{}:

@@ -4,8 +4,9 @@ import (
 	"container/list"
 	"context"
 	"fmt"
-	"sync"
 	"sync/atomic"
+
+	"weir/internal/lockmeter"
 )
 
 // budget bounds the bytes of all unflushed tails. Bytes are reserved before they are appended and
@@ -14,7 +15,7 @@ type budget struct {
 	max   int64
 	tight atomic.Bool // the flusher should make room although nothing is due yet
 	mu    struct {
-		sync.Mutex
+		lockmeter.Mutex
 		used    int64
 		waiting list.List // of *reservation
 		failed  error
@@ -40,6 +41,32 @@ func (b *budget) tryReserve(n int64) (bool, error) {
 	b.mu.used += n
 	b.settleLocked()
 	return true, nil
+}
+
+// keptPart: one part in so many comes on top of the budget, for tryReserveKept.
+const keptPart = 16
+
+// tryReserveKept is tryReserve for what must not stand behind those who fill the budget: small, rare, and of the node's own.
+func (b *budget) tryReserveKept(n int64) (bool, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.mu.failed != nil {
+		return false, b.mu.failed
+	}
+	if b.mu.used > 0 && b.mu.used+n > b.max+b.max/keptPart {
+		return false, nil
+	}
+	b.mu.used += n
+	b.settleLocked()
+	return true, nil
+}
+
+// force takes n bytes whether there is room or not.
+func (b *budget) force(n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.mu.used += n
+	b.settleLocked()
 }
 
 func (b *budget) fitsLocked(n int64) bool { return b.mu.used == 0 || b.mu.used+n <= b.max }

@@ -17,9 +17,10 @@ import (
 // checkpointFile holds, per log, what a restart must know. It is text, so that an operator can read it.
 const (
 	checkpointFile    = "recovery-points"
-	checkpointVersion = "weir-recovery-points 2"
-	// checkpointBefore had only the first two numbers.
-	checkpointBefore = "weir-recovery-points 1"
+	checkpointVersion = "weir-recovery-points 3"
+	// Version 2 has no truncations, and is still written where there were none. Version 1 has only the first two numbers.
+	checkpointVersion2 = "weir-recovery-points 2"
+	checkpointVersion1 = "weir-recovery-points 1"
 )
 
 // Checkpoint is what is remembered of a log.
@@ -27,6 +28,11 @@ type Checkpoint struct {
 	RecoveryPoint int64 // everything below is synced in segment files
 	LogStart      int64
 	Active        ActivePoint
+	// Cut is the LSN of the record of a truncation: of what the WAL has up to there the files have everything, and nothing that was truncated. 0:
+	// there was none.
+	Cut int64
+	// Resetting is 1 while the files of a log that was emptied are being deleted: any of them may be gone, whatever it begins with.
+	Resetting int64
 }
 
 // ActivePoint describes the segment that the recovery point lies in, up to there: what a start would otherwise have to learn by walking
@@ -82,13 +88,19 @@ func encodeCheckpoint(m map[string]Checkpoint) []byte {
 		dirs = append(dirs, d)
 	}
 	slices.Sort(dirs)
+	version, columns := checkpointVersion2, columns2
+	for _, c := range m {
+		if c.Cut != 0 || c.Resetting != 0 {
+			version, columns = checkpointVersion, columns3
+		}
+	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s\n%d\n", checkpointVersion, len(dirs))
+	fmt.Fprintf(&b, "%s\n%d\n", version, len(dirs))
 	var line []byte
 	for _, d := range dirs {
 		c := m[d]
 		line = line[:0]
-		for _, n := range c.numbers() {
+		for _, n := range c.numbers()[:columns] {
 			line = append(strconv.AppendInt(line, *n, 10), ' ')
 		}
 		b.Write(append(strconv.AppendQuote(line, d), '\n'))
@@ -100,7 +112,26 @@ func encodeCheckpoint(m map[string]Checkpoint) []byte {
 // numbers are the columns before the directory.
 func (c *Checkpoint) numbers() []*int64 {
 	a := &c.Active
-	return []*int64{&c.RecoveryPoint, &c.LogStart, &a.Base, &a.Position, &a.FirstTime, &a.MaxTime, &a.MaxTimeAt}
+	return []*int64{&c.RecoveryPoint, &c.LogStart, &a.Base, &a.Position, &a.FirstTime, &a.MaxTime, &a.MaxTimeAt, &c.Cut, &c.Resetting}
+}
+
+// The numbers of a line, by version.
+const (
+	columns1 = 2
+	columns2 = 7
+	columns3 = 9
+)
+
+func columnsOf(version string) (columns int, ok bool) {
+	switch version {
+	case checkpointVersion:
+		return columns3, true
+	case checkpointVersion2:
+		return columns2, true
+	case checkpointVersion1:
+		return columns1, true
+	}
+	return 0, false
 }
 
 // parseLine reads a line that has so many numbers before the directory.
@@ -116,7 +147,7 @@ func parseLine(line string, columns int) (dir string, c Checkpoint, err error) {
 		line = rest
 	}
 	dir, err = strconv.Unquote(line)
-	if err == nil && (c.RecoveryPoint < 0 || c.LogStart < 0 || c.Active.Base < 0 || c.Active.Position < 0) {
+	if err == nil && (c.RecoveryPoint < 0 || c.LogStart < 0 || c.Active.Base < 0 || c.Active.Position < 0 || c.Cut < 0 || c.Resetting>>1 != 0) {
 		err = errCheckpoint
 	}
 	return dir, c, err
@@ -134,11 +165,10 @@ func decodeCheckpoint(data []byte) (map[string]Checkpoint, error) {
 	}
 	lines := bufio.NewScanner(bytes.NewReader(data[:at]))
 	lines.Buffer(nil, 1<<20)
-	columns := len((&Checkpoint{}).numbers())
-	if !lines.Scan() || lines.Text() != checkpointVersion {
-		if columns = 2; lines.Text() != checkpointBefore {
-			return nil, fmt.Errorf("%w: first line %q, want %q", errCheckpoint, lines.Text(), checkpointVersion)
-		}
+	lines.Scan()
+	columns, ok := columnsOf(lines.Text())
+	if !ok {
+		return nil, fmt.Errorf("%w: first line %q, want %q", errCheckpoint, lines.Text(), checkpointVersion)
 	}
 	lines.Scan()
 	count, err := strconv.Atoi(lines.Text())
@@ -215,7 +245,7 @@ func (s *Store) writeCheckpoint() error {
 	if err := s.fs.MkdirAll(s.opt.Dir); err != nil {
 		return err
 	}
-	points := s.checkpoints()
+	points, saved := s.checkpoints()
 	data := encodeCheckpoint(points)
 	f.mu.Lock()
 	f.mu.cpBytes = int64(len(data))
@@ -233,19 +263,32 @@ func (s *Store) writeCheckpoint() error {
 		return err
 	}
 	s.metrics.Checkpoints.Inc()
-	s.noteSaved(points)
+	noteSaved(saved)
 	s.opt.OnFlushed(lsn, any)
 	return nil
 }
 
-// noteSaved notes the log starts of a checkpoint that has become durable.
-func (s *Store) noteSaved(points map[string]Checkpoint) {
-	for _, l := range s.openLogs() {
-		if c, ok := points[l.dir]; ok {
-			l.mu.Lock()
-			l.mu.saved = max(l.mu.saved, c.LogStart)
-			l.mu.Unlock()
+// savedPoint is what a checkpoint says of an open log, for when it has become durable.
+type savedPoint struct {
+	log   *Log
+	start int64
+	cuts  uint64
+	done  uint64
+}
+
+// noteSaved notes what a checkpoint that has become durable says of the open logs.
+func noteSaved(points []savedPoint) {
+	for _, p := range points {
+		l := p.log
+		l.mu.Lock()
+		l.mu.cutsSaved = max(l.mu.cutsSaved, p.cuts)
+		if l.mu.cuts == p.cuts { // a truncation may have taken the start back meanwhile
+			l.mu.saved = max(l.mu.saved, p.start)
 		}
+		if p.done >= l.mu.resetLSN {
+			l.mu.resetLSN = 0
+		}
+		l.mu.Unlock()
 	}
 }
 
@@ -259,7 +302,7 @@ func (s *Store) openLogs() []*Log {
 	return logs
 }
 
-func (s *Store) checkpoints() map[string]Checkpoint {
+func (s *Store) checkpoints() (map[string]Checkpoint, []savedPoint) {
 	logs := s.openLogs()
 	s.points.mu.Lock()
 	defer s.points.mu.Unlock()
@@ -267,12 +310,28 @@ func (s *Store) checkpoints() map[string]Checkpoint {
 	for d, c := range s.points.mu.known {
 		m[d] = c
 	}
+	saved := make([]savedPoint, 0, len(logs))
 	for _, l := range logs {
 		l.mu.Lock()
-		m[l.dir] = Checkpoint{RecoveryPoint: l.flushedLocked(), LogStart: l.mu.start, Active: l.activePointLocked()}
+		c := l.pointLocked()
+		m[l.dir] = c
+		saved = append(saved, savedPoint{log: l, start: c.LogStart, cuts: l.mu.cuts, done: uint64(c.Cut)})
 		l.mu.Unlock()
 	}
-	return m
+	return m, saved
+}
+
+// pointLocked is what a checkpoint says of the log now.
+func (l *Log) pointLocked() Checkpoint {
+	if l.mu.cut == nil && (!l.mu.dirty.any || l.mu.dirty.lsn > l.mu.cutLSN) {
+		l.mu.cutDone = l.mu.cutLSN
+	}
+	c := Checkpoint{RecoveryPoint: l.flushedLocked(), LogStart: l.mu.start, Active: l.activePointLocked(), Cut: int64(l.mu.cutDone)}
+	if w := l.mu.cut; w != nil && w.reset {
+		// Any of the files may be gone, or still be there: nothing is said of them.
+		c = Checkpoint{LogStart: c.LogStart, Cut: c.Cut, Resetting: 1}
+	}
+	return c
 }
 
 // activePointLocked goes with flushedLocked.

@@ -78,6 +78,7 @@ func (l *Log) readFile(sh *Share, v fileView, q query) (*Range, error) {
 	c := &coldRead{l: l, v: v, ix: &ix, h: h, q: q, sh: sh}
 	r, err := c.run()
 	c.drop()
+	err = v.g.outdated(err)
 	l.s.metrics.ReadSecs.Observe(l.s.clock.Now().Sub(began).Seconds())
 	if e, ok := errors.AsType[*CorruptError](err); ok {
 		l.s.damage(e)

@@ -73,6 +73,7 @@ type compaction struct {
 	cfg *Config
 	opt CompactOptions
 
+	cuts     uint64 // truncations of the log when the run began; what it knows means nothing after another one
 	plan     plan
 	keys     *offsetMap
 	mapped   int64 // offsets below are in the map, or were clean before
@@ -88,14 +89,18 @@ type compaction struct {
 
 // Compact runs once over the log and removes the records that later ones with the same key have made superfluous. One run at a time may be
 // under way. It may take long; ctx ends it between two steps, with nothing lost. Errors: *CorruptError for damage, ErrNoSpace,
-// ErrDeadline, ErrClosed, ErrMapFull, ErrHalfSwapped.
+// ErrDeadline, ErrClosed, ErrMapFull, ErrHalfSwapped, ErrTruncating: the log was truncated meanwhile, another run is needed.
 func (l *Log) Compact(ctx context.Context, o CompactOptions) (CompactStats, error) {
 	c := &compaction{s: l.s, l: l, cfg: l.cfg(), opt: o, horizon: noHorizon}
-	if err := l.beginCompaction(); err != nil {
+	var err error
+	if c.cuts, err = l.beginCompaction(); err != nil {
 		return c.stats, fmt.Errorf("compact %s: %w", l.dir, err)
 	}
 	defer l.endCompaction()
-	err := c.run(ctx)
+	err = c.run(ctx)
+	if err != nil && !errors.Is(err, ErrHalfSwapped) && l.cutSince(c.cuts) != nil {
+		err = fmt.Errorf("%w: %w", ErrTruncating, err)
+	}
 	if err != nil && !errors.Is(err, ErrClosed) && l.isClosed() {
 		err = fmt.Errorf("%w: %w", ErrClosed, err) // its files are being deleted
 	}
@@ -108,19 +113,19 @@ func (l *Log) Compact(ctx context.Context, o CompactOptions) (CompactStats, erro
 	return c.stats, fmt.Errorf("compact %s: %w", l.dir, asDeadline(err))
 }
 
-func (l *Log) beginCompaction() error {
+func (l *Log) beginCompaction() (cuts uint64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.mu.closed:
-		return ErrClosed
+		return 0, ErrClosed
 	case l.mu.halfSwapped != nil:
-		return l.mu.halfSwapped
+		return 0, l.mu.halfSwapped
 	case l.mu.compacting:
-		return errors.New("BUG: two runs at once")
+		return 0, errors.New("BUG: two runs at once")
 	}
 	l.mu.compacting = true
-	return nil
+	return l.mu.cuts, nil
 }
 
 func (l *Log) endCompaction() {
@@ -156,7 +161,7 @@ func (c *compaction) run(ctx context.Context) error {
 	now := before
 	now.dirty = c.plan.dirty
 	now.gaps, now.txns = max(before.gaps, c.end(segs)), c.txns
-	if err := l.saveCleanState(now); err != nil {
+	if err := c.saveState(ctx, now); err != nil {
 		return err
 	}
 	if err := c.clean(ctx, segs); err != nil {
@@ -164,7 +169,7 @@ func (c *compaction) run(ctx context.Context) error {
 	}
 	now.dirty, now.horizon = c.mapped, c.horizon
 	c.stats.FirstDirty = c.mapped
-	return l.saveCleanState(now)
+	return c.saveState(ctx, now)
 }
 
 func (c *compaction) end(segs []*segment) int64 { return c.nextOf(segs[len(segs)-1]) }

@@ -2,6 +2,7 @@ package segment
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -67,13 +68,24 @@ func (l *Log) loadCleanState() (cleanState, error) {
 	return c, nil
 }
 
-// saveCleanState makes c durable and then current.
-func (l *Log) saveCleanState(c cleanState) error {
-	if err := l.WriteSide(cleanerFile, c.encode()); err != nil {
+// saveState makes now durable and then current, unless the log was truncated since the run began.
+func (c *compaction) saveState(ctx context.Context, now cleanState) error {
+	l := c.l
+	if err := l.claimFiles(ctx); err != nil { // a truncation would write another state
+		return err
+	}
+	defer func() {
+		l.releaseFiles()
+		l.s.trim(l)
+	}()
+	if err := l.cutSince(c.cuts); err != nil {
+		return err
+	}
+	if err := l.WriteSide(cleanerFile, now.encode()); err != nil {
 		return err
 	}
 	l.mu.Lock()
-	l.mu.clean = c
+	l.mu.clean = now
 	l.mu.Unlock()
 	return nil
 }

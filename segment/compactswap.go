@@ -69,6 +69,10 @@ func (l *Log) claimFiles(ctx context.Context) error {
 func (l *Log) releaseFiles() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.releaseFilesLocked()
+}
+
+func (l *Log) releaseFilesLocked() {
 	l.mu.trimming = false
 	if l.mu.trimmed != nil {
 		close(l.mu.trimmed)
@@ -136,11 +140,13 @@ func (c *compaction) prepareSwap(w *cleanedFile, old []*segment) error {
 	if at >= 0 && len(l.mu.segs) > at+len(old) && slices.Equal(l.mu.segs[at:at+len(old)], old) {
 		next = l.mu.segs[at+len(old)]
 	}
-	closed := l.mu.closed
+	closed, cut := l.mu.closed, l.mu.cuts != c.cuts
 	l.mu.Unlock()
 	switch {
 	case closed:
 		return ErrClosed
+	case cut: // records that it has left out may be superseded no longer
+		return errCut
 	case next == nil:
 		return fmt.Errorf("segments from offset %d on: %w", old[0].base, errReplaced)
 	}

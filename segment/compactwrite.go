@@ -9,7 +9,8 @@ import (
 	"weir/uring"
 )
 
-// compactSyncBytes is written between two syncs. It is small, so that what others write never waits long behind it on the device.
+// compactSyncBytes is written between two syncs, at most. It is small, so that what others write never waits long behind it on the device, and smaller
+// where that is slow.
 const compactSyncBytes = 1 << 20
 
 // cleanedSuffix is that of a segment which compaction is writing: it counts for nothing.
@@ -42,7 +43,7 @@ func (c *compaction) newCleaned(ctx context.Context, base, end int64) (*cleanedF
 	if err != nil {
 		return nil, asDeadline(err)
 	}
-	w.h = &handle{s: c.s, file: f, refs: 1}
+	w.h = &handle{s: c.s, file: f, state: g.state, refs: 1}
 	return w, nil
 }
 
@@ -64,28 +65,41 @@ func (w *cleanedFile) add(b record.Batch) error {
 // write writes the buffer, and syncs now and then, each within its deadline.
 func (w *cleanedFile) write() error {
 	for data := w.buf; len(data) > 0; {
-		n := min(len(data), compactSyncBytes)
+		n := int(min(int64(len(data)), compactSyncBytes, w.s.pace.Limit()))
 		if err := w.throttle(w.ctx, n); err != nil {
 			return err
 		}
-		done, err := w.do(&uring.Op{Kind: uring.OpWrite, Buf: data[:n:n], Off: w.written})
-		if err == nil && done != n {
-			err = fmt.Errorf("write %s: %d of %d bytes written at %d", w.name, done, n, w.written)
-		}
+		n, err := w.writeStep(data[:n])
 		if err != nil {
-			w.buf = nil // the kernel may still read it
-			return w.s.writeFailed(w.g.log.dir, err)
+			return err
 		}
 		data = data[n:]
-		w.written += int64(n)
-		if w.unsynced += int64(n); w.unsynced >= compactSyncBytes {
-			if err := w.sync(); err != nil {
-				return err
-			}
-		}
 	}
 	w.buf = w.buf[:0]
 	return nil
+}
+
+// writeStep writes some of data and says how much; it syncs if that is due.
+func (w *cleanedFile) writeStep(data []byte) (n int, err error) {
+	step, ok := w.s.pace.Begin(int64(len(data)), w.ctx.Done())
+	if !ok {
+		return 0, context.Cause(w.ctx)
+	}
+	defer func() { step.End(err) }()
+	n = int(step.Bytes)
+	done, err := w.do(&uring.Op{Kind: uring.OpWrite, Buf: data[:n:n], Off: w.written})
+	if err == nil && done != n {
+		err = fmt.Errorf("write %s: %d of %d bytes written at %d", w.name, done, n, w.written)
+	}
+	if err != nil {
+		w.buf = nil // the kernel may still read it
+		return 0, w.s.writeFailed(w.g.log.dir, err)
+	}
+	w.written += int64(n)
+	if w.unsynced += int64(n); w.unsynced >= min(compactSyncBytes, step.Limit) {
+		err = w.sync()
+	}
+	return n, err
 }
 
 func (w *cleanedFile) sync() error {

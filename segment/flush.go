@@ -9,11 +9,10 @@ import (
 
 	"weir/internal/iobuf"
 	"weir/internal/vfs"
-	"weir/uring"
 )
 
 const (
-	// roundBytes is written between two syncs, so that one sync stays within its deadline on a slow disk.
+	// roundBytes is written between two syncs, at most; less where the disk is slow (flushpace.go).
 	roundBytes = 8 << 20
 	// opsInFlight is how many writes of one flush are in flight at once.
 	opsInFlight = 8
@@ -44,13 +43,22 @@ type round struct {
 	end    int64 // position after the last piece
 	next   int64 // offset there
 	bytes  int64
+	cuts   uint64 // the log's when the pieces were taken
 }
+
+// errCut: the log was truncated while it was flushed. What was written counts for nothing; it is flushed again.
+var errCut = errors.New("log was truncated meanwhile")
 
 // flushLog writes everything of l that is committed now to its files and syncs it. It returns the bytes that were flushed,
 // also when a later round failed: those stay in the tail, and are written again to the same place if ever.
 func (s *Store) flushLog(l *Log) (int64, error) {
 	began := s.clock.Now()
-	total, err := s.flushRest(l, l.beginFlush())
+	total, err := s.finishCut(l)
+	if err != nil {
+		return 0, fmt.Errorf("flush %s: %w", l.dir, err)
+	}
+	n, err := s.flushRest(l, l.beginFlush())
+	total += n
 	if err != nil {
 		return total, err
 	}
@@ -63,11 +71,14 @@ func (s *Store) flushLog(l *Log) (int64, error) {
 // flushRest writes and syncs what l has below limit, a round at a time.
 func (s *Store) flushRest(l *Log, limit flushLimit) (total int64, err error) {
 	for {
-		r := l.nextRound(limit)
+		r := l.nextRound(limit, s.roundMax())
 		if r == nil {
-			return total, nil
+			return total, l.interrupted(limit)
 		}
 		if err := s.flushRound(l, r); err != nil {
+			if isReplaced(err) {
+				err = errCut
+			}
 			return total, fmt.Errorf("flush %s: %w", l.dir, err)
 		}
 		total += r.bytes
@@ -81,34 +92,60 @@ type flushLimit struct {
 	seg  *segment // nil: nothing is committed
 	pos  int64
 	next int64 // offset at pos
+	cuts uint64
+}
+
+// cutSince is errCut if the log was truncated after cuts was taken.
+func (l *Log) cutSince(cuts uint64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.mu.cuts != cuts {
+		return errCut
+	}
+	return nil
+}
+
+// interrupted is errCut if the log was truncated since limit was taken, or just before, so that its files have to be put right first.
+func (l *Log) interrupted(limit flushLimit) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.interruptedLocked(limit) {
+		return errCut
+	}
+	return nil
+}
+
+func (l *Log) interruptedLocked(limit flushLimit) bool {
+	return !l.mu.removed && (l.mu.cuts != limit.cuts || l.mu.cut != nil)
 }
 
 func (l *Log) beginFlush() (limit flushLimit) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mu.dirty.flushing = true
+	limit.cuts = l.mu.cuts
 	t := &l.mu.tail
 	if t.committedExt < len(t.ext) {
 		e := &t.ext[t.committedExt]
-		limit = flushLimit{seg: e.seg, pos: e.pos + int64(t.committedAt), next: t.committedNext}
+		limit.seg, limit.pos, limit.next = e.seg, e.pos+int64(t.committedAt), t.committedNext
 	}
 	return limit
 }
 
-// nextRound collects the next bytes below limit, of one segment.
-func (l *Log) nextRound(limit flushLimit) *round {
+// nextRound collects the next bytes below limit, of one segment: at most most, or one extent that is larger.
+func (l *Log) nextRound(limit flushLimit, most int64) *round {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t := &l.mu.tail
-	if l.mu.removed || len(t.ext) == 0 || limit.seg == nil {
+	if l.mu.removed || len(t.ext) == 0 || limit.seg == nil || l.interruptedLocked(limit) {
 		return nil
 	}
 	seg := t.ext[0].seg
-	r := &round{seg: seg, end: seg.flushed, next: seg.flushedNext}
+	r := &round{seg: seg, end: seg.flushed, next: seg.flushedNext, cuts: limit.cuts}
 	for i := range t.ext {
 		e := &t.ext[i]
 		atLimit := e.seg == limit.seg && e.end() > limit.pos
-		if e.seg != seg || e.seg.base > limit.seg.base || atLimit && e.pos >= limit.pos || r.bytes >= roundBytes {
+		if e.seg != seg || e.seg.base > limit.seg.base || atLimit && e.pos >= limit.pos || r.bytes > 0 && r.bytes+int64(len(e.data)) > most {
 			break
 		}
 		data, next := e.data, l.mu.end
@@ -129,11 +166,12 @@ func (l *Log) nextRound(limit flushLimit) *round {
 	if len(r.pieces) == 0 {
 		return nil
 	}
+	seg.written = max(seg.written, r.end)
 	return r
 }
 
 func (s *Store) flushRound(l *Log, r *round) error {
-	pieces := joinPieces(r.pieces)
+	pieces := s.joinPieces(r.pieces)
 	h, err := s.openForFlush(l, r.seg)
 	if err != nil {
 		for _, p := range pieces {
@@ -142,19 +180,19 @@ func (s *Store) flushRound(l *Log, r *round) error {
 		return err
 	}
 	defer s.handles.release(h)
-	if err := s.writePieces(h, pieces); err != nil {
+	if err := s.writePaced(h, pieces); err != nil {
 		return err
 	}
-	if _, err := s.engine.Do(&uring.Op{Kind: uring.OpFdatasync, File: h.file, Timeout: s.writeTimeout()}); err != nil {
-		return err
-	}
-	s.roundFlushed(l, r)
-	return nil
+	return s.roundFlushed(l, r)
 }
 
-// roundFlushed lets the flushed offset rise after a round was synced, and frees its memory.
-func (s *Store) roundFlushed(l *Log, r *round) {
+// roundFlushed lets the flushed offset rise after a round was synced, and frees its memory. errCut: the log is another one now.
+func (s *Store) roundFlushed(l *Log, r *round) error {
 	l.mu.Lock()
+	if l.mu.cuts != r.cuts {
+		l.mu.Unlock()
+		return errCut
+	}
 	g := r.seg
 	g.flushed, g.flushedNext = r.end, r.next
 	l.mu.tailBytes -= r.bytes
@@ -164,6 +202,7 @@ func (s *Store) roundFlushed(l *Log, r *round) {
 	release(free)
 	s.giveBack(r.bytes)
 	s.metrics.FlushedBytes.Add(float64(r.bytes))
+	return nil
 }
 
 // openForFlush returns the segment's open file, making it and the log's directory if need be.
@@ -199,6 +238,9 @@ func (s *Store) ensureDir(l *Log) error {
 	if made {
 		return nil
 	}
+	if err := s.ownName(l); err != nil {
+		return err
+	}
 	if err := s.fs.MkdirAll(l.path); err != nil {
 		return err
 	}
@@ -209,17 +251,18 @@ func (s *Store) ensureDir(l *Log) error {
 	return nil
 }
 
-// joinPieces copies runs of small neighbours together, because one write call costs more than the copy, and splits large ones.
-func joinPieces(in []piece) []piece {
+// joinPieces copies runs of small neighbours together, because one write call costs more than the copy, and splits large ones. It makes
+// writes of at most most bytes.
+func joinPieces(in []piece, most int64) []piece {
+	writeMax, joinMax := int(min(writeBytesMax, most)), int(min(joinBytes, most))
 	out := make([]piece, 0, len(in))
 	for i := 0; i < len(in); {
-		if p := &in[i]; len(p.data) > writeBytesMax {
-			out = append(out, piece{buf: p.buf.Retain(), data: p.data[:writeBytesMax], pos: p.pos})
-			p.data, p.pos = p.data[writeBytesMax:], p.pos+writeBytesMax
+		if p := &in[i]; len(p.data) > writeMax {
+			out = append(out, p.cut(writeMax))
 			continue
 		}
 		n, total := 0, 0
-		for i+n < len(in) && len(in[i+n].data) < joinBelow && total+len(in[i+n].data) <= joinBytes {
+		for i+n < len(in) && len(in[i+n].data) < joinBelow && total+len(in[i+n].data) <= joinMax {
 			total += len(in[i+n].data)
 			n++
 		}
@@ -327,12 +370,7 @@ func (s *Store) replaceFile(name string, data []byte, durable bool) error {
 	if err != nil {
 		return err
 	}
-	if len(data) > 0 {
-		_, err = s.engine.Do(&uring.Op{Kind: uring.OpWrite, File: f, Buf: data, Timeout: s.writeTimeout()})
-	}
-	if err == nil && durable {
-		_, err = s.engine.Do(&uring.Op{Kind: uring.OpFsync, File: f, Timeout: s.writeTimeout()})
-	}
+	err = s.fillFile(f, data, durable)
 	if closeErr := s.meta.do("close", tmp, f.Close); err == nil {
 		err = closeErr
 	}

@@ -2,12 +2,14 @@ package segment
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"weir/internal/clock"
+	"weir/internal/lockmeter"
 )
 
 // flusher decides which log is flushed when: oldest LSN first, because that frees the WAL. A log becomes due by
@@ -20,7 +22,7 @@ type flusher struct {
 	workers sync.WaitGroup
 
 	mu struct {
-		sync.Mutex
+		lockmeter.Mutex
 		work    sync.Cond
 		all     logHeap            // all dirty logs
 		idle    logHeap            // of these, those that no worker has
@@ -73,6 +75,7 @@ const (
 
 func newFlusher(s *Store, workers int) *flusher {
 	f := &flusher{s: s}
+	f.mu.MeterBy(s.opt.Locks, lockmeter.SegmentFlush)
 	f.mu.work.L = &f.mu
 	f.mu.all.slot, f.mu.idle.slot, f.mu.large.slot = slotAll, slotIdle, slotLarge
 	f.mu.entries = make(map[*Log]*dirtyLog)
@@ -270,6 +273,7 @@ func (f *flusher) run() {
 func (f *flusher) finish(d *dirtyLog, n int64, err error) {
 	l := d.log
 	l.mu.Lock()
+	again := errors.Is(err, errCut)
 	l.mu.dirty.endFlush(err == nil)
 	state, bytes, removed := l.mu.dirty, l.mu.committed, l.mu.removed
 	f.mu.Lock()
@@ -283,13 +287,13 @@ func (f *flusher) finish(d *dirtyLog, n int64, err error) {
 		d.lsn, d.since, d.bytes = state.lsn, state.since, bytes
 		f.mu.all.fix(d)
 		f.mu.idle.add(d)
-		if err == nil && (d.again || bytes >= int64(f.s.opt.FlushBytes)) {
+		if (err == nil || again) && (d.again || bytes >= int64(f.s.opt.FlushBytes)) {
 			f.largeLocked(d)
 		}
 	}
 	f.mu.Unlock()
 	l.mu.Unlock()
-	if err != nil {
+	if err != nil && !again {
 		f.failed(l, err)
 	}
 	if removed {
@@ -430,7 +434,7 @@ func (f *flusher) flushAll(ctx context.Context) error {
 		f.mu.Unlock()
 		left := wait[:0]
 		for _, t := range wait {
-			if !t.log.isClosed() && t.log.Flushed() < t.to {
+			if t.log.behind(t.to) {
 				left = append(left, t)
 			}
 		}
@@ -452,6 +456,13 @@ func (f *flusher) flushAll(ctx context.Context) error {
 			return fmt.Errorf("segment: flushing %d logs: %w", len(wait), context.Cause(ctx))
 		}
 	}
+}
+
+// behind reports whether the log has something below to to flush, of what it still has, or to put right in its files.
+func (l *Log) behind(to int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.mu.closed && (l.mu.cut != nil || l.flushedLocked() < min(to, l.mu.tail.committedNext))
 }
 
 func (f *flusher) stop() {

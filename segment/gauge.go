@@ -4,7 +4,17 @@ import "time"
 
 // TryReserve is Reserve for somebody who cannot wait: false means that there is no room now.
 func (s *Store) TryReserve(n int) (bool, error) {
-	ok, err := s.budget.tryReserve(int64(n))
+	return s.reserved(n, s.budget.tryReserve)
+}
+
+// TryReserveKept is TryReserve for what must not stand behind the producers that fill the budget, such as the commits of groups: a sixteenth on top of
+// the budget is kept for it.
+func (s *Store) TryReserveKept(n int) (bool, error) {
+	return s.reserved(n, s.budget.tryReserveKept)
+}
+
+func (s *Store) reserved(n int, try func(int64) (bool, error)) (bool, error) {
+	ok, err := try(int64(n))
 	if ok {
 		s.metrics.TailBytes.Add(float64(n))
 	}

@@ -5,6 +5,7 @@ import (
 	"path"
 	"sync"
 
+	"weir/internal/clock"
 	"weir/uring"
 )
 
@@ -54,16 +55,22 @@ func (s *Store) flushGroup(job []*dirtyLog, finish func(d *dirtyLog, n int64, er
 	began := s.clock.Now()
 	group := make([]*member, len(job))
 	for i, d := range job {
-		m := &member{d: d, log: d.log, limit: d.log.beginFlush()}
-		if m.round = m.log.nextRound(m.limit); m.round != nil {
-			m.pieces = joinPieces(m.round.pieces)
+		group[i] = &member{d: d, log: d.log}
+	}
+	s.finishCuts(group)
+	for _, m := range group {
+		if m.err != nil {
+			continue
+		}
+		m.limit = m.log.beginFlush()
+		if m.round = m.log.nextRound(m.limit, s.roundMax()); m.round != nil {
+			m.pieces = s.joinPieces(m.round.pieces)
 			m.err = s.openMember(m)
 		}
-		group[i] = m
 	}
-	s.writeGroup(group)
-	s.syncGroup(group)
-	s.publishGroup(group)
+	for left := group; len(left) > 0; {
+		left = left[s.flushPart(left):]
+	}
 	for _, m := range group {
 		if m.h != nil {
 			s.handles.release(m.h)
@@ -74,6 +81,9 @@ func (s *Store) flushGroup(job []*dirtyLog, finish func(d *dirtyLog, n int64, er
 			more, m.err = s.flushRest(m.log, m.limit)
 			m.flushed += more
 		} else {
+			if isReplaced(m.err) {
+				m.err = errCut
+			}
 			m.err = fmt.Errorf("flush %s: %w", m.log.dir, m.err)
 		}
 		s.trim(m.log)
@@ -90,6 +100,9 @@ func (s *Store) openMember(m *member) (err error) {
 	created, made := g.created, l.mu.dirMade
 	l.mu.Unlock()
 	if !created && !made {
+		if err := s.ownName(l); err != nil {
+			return err
+		}
 		if err := s.fs.MkdirAll(l.path); err != nil {
 			return err
 		}
@@ -140,10 +153,12 @@ func (s *Store) writeAll(writes []fileWrite) []error {
 	ops := make([]*uring.Op, len(writes))
 	for i, w := range writes {
 		s.handles.retain(w.h)
+		w.h.state.writes.Add(1)
 		ops[i] = &uring.Op{
 			Kind: uring.OpWrite, File: w.h.file, Buf: w.data, Off: w.pos, Timeout: s.writeTimeout(),
 			Released: func(*uring.Op) {
 				w.buf.Release()
+				w.h.state.writes.Add(-1)
 				s.handles.release(w.h)
 			},
 		}
@@ -156,6 +171,7 @@ func (s *Store) writeAll(writes []fileWrite) []error {
 		}
 		if r.refused { // nothing was begun, and so nothing will be released
 			w.buf.Release()
+			w.h.state.writes.Add(-1)
 			s.handles.release(w.h)
 		}
 		errs[i] = r.err
@@ -195,7 +211,7 @@ func (s *Store) doAll(ops []*uring.Op) []opResult {
 		return out
 	}
 	expired := make(chan struct{})
-	guard := s.clock.AfterFunc(timeout+opGrace, func() { close(expired) })
+	guard := clock.AfterRunning(s.clock, timeout+opGrace, func() { close(expired) })
 	defer guard.Stop()
 	select {
 	case <-done:
@@ -290,8 +306,10 @@ func (s *Store) publishGroup(group []*member) {
 			m.round.seg.created = true
 			l.mu.Unlock()
 		}
-		s.roundFlushed(l, m.round)
-		m.flushed = m.round.bytes
+		if m.err = s.roundFlushed(l, m.round); m.err != nil {
+			continue
+		}
+		m.flushed += m.round.bytes
 		s.sealed(l, m.round.seg)
 	}
 }

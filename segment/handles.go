@@ -3,18 +3,19 @@ package segment
 import (
 	"errors"
 	"fmt"
-	"sync"
 	"syscall"
 
+	"weir/internal/lockmeter"
 	"weir/internal/vfs"
 )
 
 // handle is an open segment file. It is counted: the cache holds one reference, every user
 // another, and the last one to go closes it. Deleting the file does not hurt its users.
 type handle struct {
-	s    *Store
-	file vfs.File
-	refs int // guarded by the cache's lock
+	s     *Store
+	file  vfs.File
+	state *fileState // of the segment's file
+	refs  int        // guarded by the cache's lock
 }
 
 // handleCache keeps the most recently used segment files open, at most max unless all are in use.
@@ -22,7 +23,7 @@ type handleCache struct {
 	s   *Store
 	max int
 	mu  struct {
-		sync.Mutex
+		lockmeter.Mutex
 		lru    lruList[*segment]
 		closed bool
 	}
@@ -30,6 +31,7 @@ type handleCache struct {
 
 func newHandleCache(s *Store, limit int) *handleCache {
 	c := &handleCache{s: s, max: limit}
+	c.mu.MeterBy(s.opt.Locks, lockmeter.SegmentFiles)
 	c.mu.lru.init()
 	return c
 }
@@ -57,7 +59,7 @@ func (c *handleCache) acquire(g *segment, create bool) (*handle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open segment: %w", g.gone(asDeadline(err)))
 	}
-	h := &handle{s: c.s, file: f, refs: 1}
+	h := &handle{s: c.s, file: f, state: g.state, refs: 1}
 	if g.isReplaced() { // what was opened may be its successor, which has the same name
 		c.s.closeHandle(h)
 		return nil, fmt.Errorf("open segment: %w", errReplaced)

@@ -4,20 +4,23 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"sync"
+
+	"weir/internal/clock"
+	"weir/internal/lockmeter"
 )
 
 // indexCache bounds the memory of sealed segments' indexes; the active segment's index always stays.
 type indexCache struct {
 	max int64
 	mu  struct {
-		sync.Mutex
+		lockmeter.Mutex
 		lru lruList[*segment]
 	}
 }
 
-func newIndexCache(limit int64) *indexCache {
+func newIndexCache(limit int64, locks *lockmeter.Meter) *indexCache {
 	c := &indexCache{max: limit}
+	c.mu.MeterBy(locks, lockmeter.SegmentFiles)
 	c.mu.lru.init()
 	return c
 }
@@ -86,7 +89,7 @@ func (s *Store) index(g *segment) (index, error) {
 
 	start := s.clock.Now()
 	expired := make(chan struct{})
-	timer := s.clock.AfterFunc(s.opt.IOTimeout, func() { close(expired) })
+	timer := clock.AfterRunning(s.clock, s.opt.IOTimeout, func() { close(expired) })
 	defer timer.Stop()
 	select {
 	case <-loading:
@@ -233,7 +236,12 @@ func (s *Store) saveIndexBy(l *Log, g *segment, write func(name string, data []b
 	return s.writeIndex(g, ix, sum, write)
 }
 
+// writeIndex writes both index files, unless g is no longer part of its log.
 func (s *Store) writeIndex(g *segment, ix index, sum summary, write func(name string, data []byte) error) error {
+	if !g.log.beginIndexing(g) {
+		return nil
+	}
+	defer g.log.endIndexing()
 	if err := write(g.indexName(offsetIndex), encodeIndex(offsetIndex, g.base, ix.offsets, sum)); err != nil {
 		return err
 	}

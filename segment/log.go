@@ -3,11 +3,11 @@ package segment
 import (
 	"context"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"weir/internal/iobuf"
+	"weir/internal/lockmeter"
 	"weir/internal/record"
 )
 
@@ -52,7 +52,7 @@ type Log struct {
 	epochEnd atomic.Int64 // the newest leader epoch plus 1; 0: not known
 
 	mu struct { // lock order: Log.mu, then flusher.mu, cache locks, budget
-		sync.Mutex
+		lockmeter.Mutex
 		start     int64 // log start offset
 		saved     int64 // the log start of a durable checkpoint: files below it may go
 		end       int64 // next offset to append
@@ -67,6 +67,20 @@ type Log struct {
 		removed   bool
 		trimming  bool          // a background deletion or an exchange of segments runs
 		trimmed   chan struct{} // closed when trimming ends; nil: nobody waits
+
+		lastEpoch  int32 // of the last batch
+		epochKnown bool
+
+		cutting   bool          // a truncation was prepared: no appends, no other start
+		cut       *cutWork      // what truncations have still to do with the files; then the files are claimed
+		cuts      uint64        // truncations of this process
+		cutsSaved uint64        // as many of them are in a durable checkpoint, which may be older than their work on the files
+		cutLSN    uint64        // record of the last truncation
+		cutDone   uint64        // up to here the files have what the WAL has, and nothing else
+		resetLSN  uint64        // record of the last reset, until cutDone is durable beyond it: the log start stays. 0: none
+		indexing  int           // index files being written
+		indexed   chan struct{} // closed when none is any more; nil: nobody waits
+		gap       error         // a replay has met a batch that does not fit, which a truncation has yet to explain
 
 		clean       cleanState
 		compacting  bool  // a compaction runs
@@ -193,6 +207,9 @@ func (l *Log) append(b record.Batch, own *iobuf.Buf, kept []byte, cfg *Config) (
 	if l.mu.closed {
 		return nil, fmt.Errorf("append to %s: %w", l.dir, ErrClosed)
 	}
+	if l.mu.cutting {
+		return nil, fmt.Errorf("append to %s: %w", l.dir, ErrTruncating)
+	}
 	if base := b.BaseOffset(); base != l.mu.end {
 		return nil, fmt.Errorf("append to %s: %w: batch at offset %d, log ends at %d", l.dir, ErrGap, base, l.mu.end)
 	}
@@ -204,6 +221,7 @@ func (l *Log) append(b record.Batch, own *iobuf.Buf, kept []byte, cfg *Config) (
 	data := l.mu.tail.place(g, own, kept, b, l.mu.end)
 	g.noteLocked(b, int64(len(b)), cfg.indexInterval())
 	l.mu.end = g.next
+	l.mu.lastEpoch, l.mu.epochKnown = b.LeaderEpoch(), true
 	l.mu.tailBytes += int64(len(b))
 	return data, nil
 }
@@ -279,18 +297,19 @@ func release(bufs []*iobuf.Buf) {
 }
 
 // Recovered takes a batch from the WAL at start-up, in LSN order: it is copied to the end of the log and committed; one that the log
-// already has is skipped; one that leaves a gap is ErrGap. It may block, for at most the I/O timeout at a time
-// without progress, while the flusher makes room.
+// already has is skipped, and so is one that leaves a gap: unless a truncation explains it later, Replayed returns ErrGap. It may block, for at
+// most the I/O timeout at a time without progress, while the flusher makes room.
 func (l *Log) Recovered(b record.Batch, lsn uint64) error {
 	if len(b) < record.HeaderSize || b.Size() != len(b) {
 		return fmt.Errorf("recover %s: %w: not one whole batch in %d bytes", l.dir, record.ErrInvalid, len(b))
 	}
-	end := l.rebase(b)
+	end, known := l.replayEnd(b, lsn)
 	switch {
-	case b.LastOffset() < end:
+	case known || b.LastOffset() < end:
 		return nil
 	case b.BaseOffset() != end:
-		return fmt.Errorf("recover %s: %w: WAL has offsets %d to %d (LSN %d), log ends at %d", l.dir, ErrGap, b.BaseOffset(), b.LastOffset(), lsn, end)
+		l.noteGap(fmt.Errorf("recover %s: %w: WAL has offsets %d to %d (LSN %d), log ends at %d", l.dir, ErrGap, b.BaseOffset(), b.LastOffset(), lsn, end))
+		return nil
 	}
 	if err := l.s.reserveForRecovery(len(b)); err != nil {
 		return fmt.Errorf("recover %s: %w", l.dir, err)
@@ -303,12 +322,27 @@ func (l *Log) Recovered(b record.Batch, lsn uint64) error {
 	return nil
 }
 
+// replayEnd is rebase for a batch of the WAL; known tells that all that the WAL has up to lsn is accounted for.
+func (l *Log) replayEnd(b record.Batch, lsn uint64) (end int64, known bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if lsn <= l.mu.cutDone {
+		return l.mu.end, true
+	}
+	return l.rebaseLocked(b), false
+}
+
 // rebase returns the log's end. A log that has no files begins at its remembered start, which may lie inside the first batch that the
-// WAL has for it: then the log begins with that batch.
+// WAL, or its leader, has for it: then the log begins with that batch.
 func (l *Log) rebase(b record.Batch) (end int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if g := l.activeLocked(); len(l.mu.segs) == 1 && g.size == 0 && !g.created && b.BaseOffset() < l.mu.end && b.LastOffset() >= l.mu.end {
+	return l.rebaseLocked(b)
+}
+
+func (l *Log) rebaseLocked(b record.Batch) (end int64) {
+	g := l.activeLocked()
+	if len(l.mu.segs) == 1 && g.size == 0 && !g.created && b.BaseOffset() < l.mu.end && b.LastOffset() >= l.mu.end && !l.mu.cutting && !l.mu.closed {
 		l.mu.segs[0] = newSegment(l, b.BaseOffset())
 		l.mu.end = b.BaseOffset()
 		l.mu.tail.committedNext = l.mu.end

@@ -290,6 +290,40 @@ func TestReserveBackpressure(t *testing.T) {
 	s.Unreserve(500)
 }
 
+// What is kept is there when producers have filled the budget and wait for more; it has a bound, and is paid back to all.
+func TestReserveKept(t *testing.T) {
+	o, _ := testOptions(vfs.NewMem())
+	o.TailBytesMax = 1600
+	s := openStore(t, o)
+	if ok, err := s.TryReserve(1600); !ok || err != nil {
+		t.Fatalf("an empty budget: %v, %v", ok, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	failed := make(chan error, 1)
+	go func() { failed <- s.Reserve(ctx, 50) }()
+	for _, want := range []bool{true, true, false} {
+		if ok, err := s.TryReserveKept(50); ok != want || err != nil {
+			t.Fatalf("kept: %v, %v, want %v", ok, err, want)
+		}
+	}
+	if ok, err := s.TryReserve(1); ok || err != nil {
+		t.Fatalf("a producer got what is kept: %v, %v", ok, err)
+	}
+	s.Unreserve(100)
+	if ok, _ := s.TryReserve(1); ok {
+		t.Fatal("a producer got room with the budget full")
+	}
+	cancel()
+	if err := <-failed; !errors.Is(err, ErrTailFull) {
+		t.Fatalf("Reserve: %v", err)
+	}
+	s.Unreserve(1600)
+	if ok, err := s.TryReserveKept(5000); !ok || err != nil {
+		t.Fatalf("one batch always fits an empty budget: %v, %v", ok, err)
+	}
+	s.Unreserve(5000)
+}
+
 func TestOnFlushedOrder(t *testing.T) {
 	o, ev := testOptions(vfs.NewMem())
 	s := openStore(t, o)

@@ -7,7 +7,7 @@ type LogStartMove struct {
 	Log    *Log
 	Offset int64
 
-	// Err says why the log start was not moved: an *OffsetError or ErrClosed.
+	// Err says why the log start was not moved: an *OffsetError, ErrClosed, or ErrTruncating, which passes.
 	Err error
 }
 
@@ -59,6 +59,8 @@ func (l *Log) raiseStart(offset int64) error {
 		return fmt.Errorf("advance log start of %s: %w", l.dir, &OffsetError{Offset: offset, Start: l.mu.start, End: l.mu.end})
 	case offset <= l.mu.start:
 		return nil
+	case l.fixedStartLocked():
+		return fmt.Errorf("advance log start of %s to %d: %w", l.dir, offset, ErrTruncating)
 	}
 	l.mu.start = offset
 	if g := l.activeLocked(); offset == l.mu.end && g.size > 0 && l.mu.tail.committedNext >= g.next {
@@ -74,3 +76,7 @@ func (l *Log) sealActiveLocked(g *segment) {
 		l.s.background(func() { l.s.sealed(l, g) })
 	}
 }
+
+// fixedStartLocked reports whether the log start must stay. While a truncation is prepared it was reckoned with. After a reset, and until
+// a checkpoint says that it is over, the record in the WAL is what a replay takes the start from.
+func (l *Log) fixedStartLocked() bool { return l.mu.cutting || l.mu.resetLSN != 0 }

@@ -26,6 +26,7 @@ type Metrics struct {
 	OpenFiles         prometheus.Gauge
 	TornTails         prometheus.Counter // ends cut at open
 	ReserveBlocked    prometheus.Counter // times a producer had to wait for the flusher
+	Truncations       prometheus.Counter // of followers' logs
 }
 
 // NewMetrics makes the metrics and registers them with reg; with a nil reg they work unregistered.
@@ -65,11 +66,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		OpenFiles:         gauge("open_files", "Segment files held open."),
 		TornTails:         counter("torn_tails_total", "Unsynced ends of logs cut at open."),
 		ReserveBlocked:    counter("reserve_blocked_total", "Reservations that had to wait for the flusher."),
+		Truncations:       counter("truncations_total", "Logs cut or emptied, because they differed from their leader's."),
 	}
 	if reg != nil {
 		reg.MustRegister(m.TailBytes, m.RangeBytes, m.ReadWaits, m.Flushes, m.FlushedBytes, m.FlushSeconds, m.FlushFailures, m.GroupSeconds, m.WholeSyncs, m.WholeSyncFailures, m.Rolls,
 			m.Deleted, m.ColdBytes, m.TailReadBytes, m.ReadSecs, m.Damaged, m.DamagedReads, m.IndexRebuilds, m.Checkpoints, m.OpenFiles,
-			m.TornTails, m.ReserveBlocked)
+			m.TornTails, m.ReserveBlocked, m.Truncations)
 	}
 	return m
 }

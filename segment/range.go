@@ -166,13 +166,15 @@ func (m *readMemory) pinLocked(sh *Share, h *holding, first bool) bool {
 	case h.buf.Pins > 0:
 		cost = 0 // counted already
 	}
-	if sh != nil {
-		free := m.max - m.mu.used
+	if sh.bounded() {
+		free := m.freeLocked()
 		alone := first && sh.r.held == 0
 		if m.mu.used > 0 && (cost > free || !alone && holds > free/sharePart-sh.r.held) {
 			return false
 		}
-		sh.r.held += holds
+	}
+	if sh != nil {
+		m.holdLocked(sh.r, holds)
 	}
 	m.mu.used += cost
 	if !h.copy {
@@ -185,7 +187,7 @@ func (m *readMemory) pinLocked(sh *Share, h *holding, first bool) bool {
 // prefixLocked finds how much of a piece, in whole batches, fits as a copy, and counts that. 0: nothing, which sh notes.
 func (m *readMemory) prefixLocked(sh *Share, data []byte) int {
 	first := record.Batch(data).Size()
-	room := (m.max-m.mu.used)/sharePart - sh.r.held
+	room := m.freeLocked()/sharePart - sh.r.held
 	n := first
 	for n < len(data) {
 		next := n + record.Batch(data[n:]).Size()
@@ -222,9 +224,7 @@ func (m *readMemory) unpin(r *Reader, h *holding) {
 	if h.buf.Pins == 0 {
 		n = int64(h.buf.Cap())
 	}
-	if r != nil {
-		r.held -= h.n - n // giveLocked takes n off it
-	}
+	m.holdLocked(r, n-h.n) // giveLocked takes n off it
 	wakes := m.giveLocked(r, n)
 	m.mu.Unlock()
 	h.buf.Release()

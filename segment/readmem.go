@@ -3,9 +3,9 @@ package segment
 import (
 	"container/list"
 	"errors"
-	"sync"
 
 	"weir/internal/iobuf"
+	"weir/internal/lockmeter"
 )
 
 // ErrReadMemory: the memory for ranges is taken by others, so that not even one batch could be read now. Share.Wait tells when to try again.
@@ -26,24 +26,33 @@ const (
 // once however many ranges refer to it. A range that would exceed it is made smaller, down to one batch, and then not made at all.
 //
 // One batch always fits an empty budget, however large it is, as with the tail's.
+//
+// Followers of other nodes get what they ask for, as each has one answer under way, whose size is bounded; acknowledgements wait for them. A part of the
+// budget is kept for them: it is not given to anybody else, and what they hold within it does not make others wait.
 type readMemory struct {
 	max     int64
+	reserve int64 // of max, for followers
 	metrics *Metrics
 	mu      struct {
-		sync.Mutex
-		used    int64
-		waiting list.List // of *Share, first come first
+		lockmeter.Mutex
+		used     int64
+		followed int64     // what followers hold
+		waiting  list.List // of *Share, first come first
 	}
 }
 
 // Reader stands for whoever consumes ranges at a pace of his own, such as a connection: what he holds bounds what he gets.
 type Reader struct {
-	m    *readMemory
-	held int64 // guarded by m.mu
+	m        *readMemory
+	follower bool
+	held     int64 // guarded by m.mu
 }
 
 // NewReader makes a reader; it holds nothing and needs no closing.
 func (s *Store) NewReader() *Reader { return &Reader{m: &s.memory} }
+
+// NewFollowerReader is NewReader for another node that follows logs of this one.
+func (s *Store) NewFollowerReader() *Reader { return &Reader{m: &s.memory, follower: true} }
 
 // Share is one request's part in the memory for reads. Close ends it; ranges read through it stay valid.
 type Share struct {
@@ -123,7 +132,7 @@ func (m *readMemory) grantLocked(sh *Share) bool {
 
 // fitsLocked: a reader that holds nothing gets its first batch wherever there is room; more only within its part.
 func (m *readMemory) fitsLocked(r *Reader, n int64) bool {
-	free := m.max - m.mu.used
+	free := m.freeLocked()
 	switch {
 	case m.mu.used == 0:
 		return true
@@ -133,26 +142,47 @@ func (m *readMemory) fitsLocked(r *Reader, n int64) bool {
 	return r.held == 0 || n <= free/sharePart-r.held
 }
 
+// freeLocked is what is left for those who are not followers.
+func (m *readMemory) freeLocked() int64 {
+	return m.max - m.reserve + min(m.mu.followed, m.reserve) - m.mu.used
+}
+
+// holdLocked notes that r, which may be nobody, holds n bytes more.
+func (m *readMemory) holdLocked(r *Reader, n int64) {
+	if r == nil {
+		return
+	}
+	r.held += n
+	if r.follower {
+		m.mu.followed += n
+	}
+}
+
+// bounded reports whether reads through sh are held to what is free.
+func (sh *Share) bounded() bool { return sh != nil && !sh.r.follower }
+
 func (m *readMemory) addLocked(r *Reader, n int64) {
 	m.mu.used += n
-	if r != nil {
-		r.held += n
-	}
+	m.holdLocked(r, n)
 	m.metrics.RangeBytes.Set(float64(m.mu.used))
 }
 
 // take gets memory for a read through sh: want bytes if that is within its part, else less, but not less than least. 0: not even that
-// fits. A nil share is nobody's: it is counted and not bounded.
+// fits. A nil share is nobody's: it is counted and not bounded, and so is a follower's.
 func (m *readMemory) take(sh *Share, least, want int64) int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if sh == nil {
-		m.addLocked(nil, want)
+	if !sh.bounded() {
+		var r *Reader
+		if sh != nil {
+			r = sh.r
+		}
+		m.addLocked(r, want)
 		return want
 	}
 	least = max(least, min(want, sh.credit))
 	m.useCreditLocked(sh)
-	free := m.max - m.mu.used
+	free := m.freeLocked()
 	n := min(want, max(free, 0)/sharePart-sh.r.held)
 	if n < least {
 		if !m.fitsLocked(sh.r, least) {

@@ -7,6 +7,7 @@ import (
 	"path"
 	"strings"
 
+	"weir/internal/lockmeter"
 	"weir/internal/record"
 )
 
@@ -26,9 +27,13 @@ func (s *Store) Open(dir string, cfg func() *Config, recoveryPoint, logStart int
 		return nil, fmt.Errorf("open log %s: recovery point %d, log start %d, want >= 0", dir, recoveryPoint, logStart)
 	}
 	l := &Log{s: s, dir: dir, path: path.Join(s.opt.Dir, dir), cfg: cfg}
+	l.mu.MeterBy(s.opt.Locks, lockmeter.SegmentLog)
 	l.mu.clean.horizon = noHorizon
+	l.mu.cutDone = uint64(s.knownPoint(dir).Cut)
+	l.mu.cutLSN = l.mu.cutDone
 	s.mu.Lock()
-	exists := s.mu.dirs[dir]
+	exists := s.mu.dirs[dir] && s.mu.going[dir] == nil
+	l.mu.cutLSN = max(l.mu.cutLSN, s.mu.left[dir])
 	switch {
 	case s.mu.closed:
 		s.mu.Unlock()
@@ -47,6 +52,7 @@ func (s *Store) Open(dir string, cfg func() *Config, recoveryPoint, logStart int
 		return nil, fmt.Errorf("open log %s: %w", dir, ErrClosed)
 	}
 	s.mu.logs[dir] = l
+	delete(s.mu.left, dir)
 	return l, nil
 }
 
@@ -85,14 +91,17 @@ func (s *Store) openFiles(l *Log, exists bool, recoveryPoint, logStart int64) er
 		}
 		segs[i] = g
 	}
-	if err := l.checkFirst(segs[0], logStart); err != nil {
+	start := max(logStart, segs[0].base)
+	if s.knownPoint(l.dir).Resetting != 0 {
+		start = logStart // and the WAL has the record of it, whatever is left of the files
+	} else if err := l.checkFirst(segs[0], logStart); err != nil {
 		return err
 	}
 	last := segs[len(segs)-1]
 	if err := s.recoverActive(last, max(recoveryPoint, last.base)); err != nil {
 		return err
 	}
-	return l.begin(segs, max(logStart, segs[0].base))
+	return l.begin(segs, start)
 }
 
 // begin installs the segments.
@@ -296,6 +305,9 @@ func (s *Store) RemoveDir(dir string) error {
 	}
 	exists := s.mu.dirs[dir]
 	delete(s.mu.dirs, dir)
+	if exists {
+		s.goLocked(dir, nil)
+	}
 	s.mu.Unlock()
 	s.points.mu.Lock()
 	delete(s.points.mu.known, dir)

@@ -129,7 +129,10 @@ func TestTornTail(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := l.Recovered(makeBatch(t, 9, 1, 1, 1), 78); !errors.Is(err, ErrGap) {
+			if err := errors.Join(l.Replayed(), l.Recovered(makeBatch(t, 9, 1, 1, 1), 78)); err != nil {
+				t.Fatal(err)
+			}
+			if err := l.Replayed(); !errors.Is(err, ErrGap) {
 				t.Fatalf("gap: %v", err)
 			}
 			closeStore(t, s)

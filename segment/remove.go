@@ -1,8 +1,14 @@
 package segment
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"path"
 	"strings"
+
+	"weir/internal/clock"
+	"weir/internal/vfs"
 )
 
 // Directories of deleted logs go in the background: a batch is renamed out of the way (*.deleted), which one sync of the data directory makes
@@ -41,12 +47,19 @@ func (s *Store) finishRemove(l *Log) {
 		s.indexes.drop(g)
 		s.handles.drop(g)
 	}
+	s.mu.Lock()
+	if made {
+		delete(s.mu.dirs, l.dir)
+	}
+	if e := s.mu.going[l.dir]; e != nil && e.log == l {
+		if e.release(); !made {
+			delete(s.mu.going, l.dir)
+		}
+	}
+	s.mu.Unlock()
 	if !made {
 		return
 	}
-	s.mu.Lock()
-	delete(s.mu.dirs, l.dir)
-	s.mu.Unlock()
 	s.checkpointThen(func() {}) // forgets it
 	s.removals.add(l.path)
 }
@@ -58,18 +71,16 @@ func (s *Store) removeDirs(dirs []string) {
 	}
 	marked := make([]string, 0, len(dirs))
 	for _, dir := range dirs {
-		if strings.HasSuffix(dir, deletedSuffix) {
-			marked = append(marked, dir)
-			continue
-		}
-		gone := dir + deletedSuffix
-		if err := s.fs.Rename(dir, gone); err != nil {
-			if ignoreNotExist(err) != nil {
+		if !strings.HasSuffix(dir, deletedSuffix) {
+			gone, err := s.moveAway(path.Base(dir))
+			if err != nil {
 				s.log.Warn("deleting a log failed", "dir", dir, "error", err)
 			}
-			continue
+			dir = gone
 		}
-		marked = append(marked, gone)
+		if dir != "" {
+			marked = append(marked, dir)
+		}
 	}
 	if len(marked) == 0 {
 		return
@@ -108,4 +119,137 @@ func (s *Store) closing() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.mu.closed
+}
+
+// goingDir is the directory of a removed log that still has its name. Its name may be wanted again, by a log that is opened meanwhile: a
+// replica that has left this node and comes back. That log needs no directory before its first flush, which moves this one away if nobody
+// has yet.
+type goingDir struct {
+	log    *Log          // nil: it was not open
+	holds  int           // until it is ready: a flush that is under way, an entry that is not durable yet
+	stays  bool          // until the next start: that entry failed
+	ready  chan struct{} // closed when nothing is written to it any more
+	moving chan struct{} // closed when it has another name, or cannot get one; nil: nobody has begun
+	gone   string        // its new name
+	err    error
+}
+
+// goLocked notes that the directory of l, nil for one that is not open, is going to be deleted. While one of that name is going already l has
+// none of its own.
+func (s *Store) goLocked(dir string, l *Log) {
+	if s.mu.going[dir] != nil {
+		return
+	}
+	e := &goingDir{log: l, holds: 1, ready: make(chan struct{})}
+	if s.mu.going[dir] = e; l == nil {
+		e.release()
+	}
+}
+
+// release gives up a hold. The store's lock guards it.
+func (e *goingDir) release() {
+	if e.holds--; e.holds == 0 {
+		close(e.ready)
+	}
+}
+
+// moveAway renames the directory of a removed log and returns its new name, "" if somebody else has done so. A rename that is late is waited
+// for by the next caller, and never begun again: it would take the new directory.
+func (s *Store) moveAway(dir string) (gone string, err error) {
+	s.mu.Lock()
+	e := s.mu.going[dir]
+	if e == nil {
+		s.mu.Unlock()
+		return "", nil
+	}
+	mine := e.moving == nil
+	if mine {
+		e.moving = make(chan struct{})
+		s.background(func() { s.rename(dir, e) })
+	}
+	s.mu.Unlock()
+	expired := make(chan struct{})
+	timer := clock.AfterRunning(s.clock, s.writeTimeout(), func() { close(expired) })
+	defer timer.Stop()
+	select {
+	case <-e.moving:
+	case <-expired:
+		return "", &DeadlineError{Op: "rename", Target: path.Join(s.opt.Dir, dir), Elapsed: s.writeTimeout()}
+	}
+	if e.err != nil || !mine {
+		return "", e.err
+	}
+	return e.gone, nil
+}
+
+// goneNamesMax is how many directories of the same former name may wait to be emptied.
+const goneNamesMax = 64
+
+func (s *Store) rename(dir string, e *goingDir) {
+	<-e.ready
+	s.mu.Lock()
+	stays := e.stays
+	s.mu.Unlock()
+	if stays {
+		e.err = ErrClosed
+		close(e.moving)
+		return
+	}
+	fsys, from := vfs.Unbounded(s.opt.FS), path.Join(s.opt.Dir, dir)
+	to := from + deletedSuffix
+	err := fsys.Rename(from, to)
+	for n := 1; errors.Is(err, fs.ErrExist) && n < goneNamesMax; n++ { // one that went before it
+		to = fmt.Sprintf("%s.%d%s", from, n, deletedSuffix)
+		err = fsys.Rename(from, to)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		to, err = "", nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.gone, e.err = to, err; err != nil {
+		e.gone = ""
+		again := *e // the next one tries again
+		again.moving = nil
+		s.mu.going[dir] = &again
+	} else if s.mu.going[dir] == e {
+		delete(s.mu.going, dir)
+	}
+	close(e.moving)
+}
+
+// ownName makes sure that l's directory is not that of a log before it which had the same name.
+func (s *Store) ownName(l *Log) error {
+	gone, err := s.moveAway(l.dir)
+	if gone != "" {
+		s.removals.add(gone)
+	}
+	return err
+}
+
+// RemoveHeld is Remove for a log whose name may be used again at once. Its directory stays as it is until removed is called with the LSN of the
+// entry that makes the WAL forget it: the log that is opened next in its place has nothing to do with what the WAL has up to there. With
+// 0 the entry failed, and the directory stays until the next start.
+func (s *Store) RemoveHeld(l *Log) (removed func(lsn uint64)) {
+	s.mu.Lock()
+	s.goLocked(l.dir, l)
+	e := s.mu.going[l.dir]
+	e.holds++
+	s.mu.Unlock()
+	s.Remove(l)
+	return func(lsn uint64) {
+		s.mu.Lock()
+		e.stays = lsn == 0
+		e.release()
+		next := s.mu.logs[l.dir]
+		if next == nil && lsn > 0 {
+			s.mu.left[l.dir] = lsn
+		}
+		s.mu.Unlock()
+		if next != nil {
+			next.mu.Lock()
+			next.mu.cutLSN = max(next.mu.cutLSN, lsn)
+			next.mu.Unlock()
+		}
+	}
 }

@@ -28,8 +28,14 @@ type RepairOptions struct {
 	EpochEnd   int32 // as in InspectOptions
 	// Batches of the write-ahead log for this log, verified and in order: they stand in for damaged ones.
 	Batches []record.Batch
+	// Followed says how many of them, the first ones, the files have, unless they were truncated: they are of use where files are damaged, not behind the end.
+	Followed int
 	// Append says to add those beyond the end, too, because the write-ahead log will not be replayed.
 	Append bool
+	// Cut is a truncation that lies before the batches. With Append the files follow it, else its replay is left to do. Gaps are where the log legally has no records: the first offset, by the one
+	// behind.
+	Cut  *RepairCut
+	Gaps map[int64]int64
 	// DryRun changes nothing; the result is what a real run would do.
 	DryRun bool
 	// Aside, if set, has the name of a file or directory before it is set aside as *.damaged.
@@ -80,6 +86,11 @@ type repair struct {
 }
 
 func (r *repair) run() error {
+	if r.o.Append {
+		if err := r.cut(); err != nil {
+			return err
+		}
+	}
 	res, start := r.res, r.o.Checkpoint.LogStart
 	switch {
 	case len(r.lf.bases) > 0:
@@ -124,7 +135,7 @@ func (r *repair) lose(from, to int64) []record.Batch {
 		if from >= to {
 			return
 		}
-		r.res.Lost = append(r.res.Lost, damage.Range{From: from, To: to})
+		r.res.Lost = appendRange(r.res.Lost, from, r.wantedBelow(to))
 		for ; from < to; from += math.MaxInt32 {
 			out = append(out, emptyBatch(from, min(to, from+math.MaxInt32)))
 		}
@@ -137,6 +148,18 @@ func (r *repair) lose(from, to int64) []record.Batch {
 	}
 	gone(from, to)
 	return out
+}
+
+// wantedBelow bounds what is lost of the files up to an offset: what the write-ahead log's replay will cut off is not.
+func (r *repair) wantedBelow(to int64) int64 {
+	switch c := r.o.Cut; {
+	case c == nil || r.o.Append:
+		return to
+	case c.Reset:
+		return 0
+	default:
+		return min(to, c.Offset)
+	}
 }
 
 // within returns the batches of the write-ahead log that lie in a range of offsets.
@@ -327,7 +350,7 @@ func (r *repair) append() error {
 	}
 	var batches []record.Batch
 	next := r.end
-	for _, b := range r.o.Batches {
+	for _, b := range r.o.Batches[r.o.Followed:] {
 		if b.NextOffset() <= next {
 			continue
 		}
@@ -337,9 +360,17 @@ func (r *repair) append() error {
 		if b.BaseOffset() < next {
 			return fmt.Errorf("%w: the write-ahead log has offsets %d to %d, the log ends at %d", ErrGap, b.BaseOffset(), b.LastOffset(), next)
 		}
-		r.res.Lost = appendRange(r.res.Lost, next, b.BaseOffset())
+		lostTo := b.BaseOffset()
+		if before, ok := r.o.Gaps[lostTo]; ok {
+			lostTo = before
+		}
+		r.res.Lost = appendRange(r.res.Lost, next, lostTo)
 		for ; next < b.BaseOffset(); next = min(b.BaseOffset(), next+math.MaxInt32) {
-			batches = append(batches, emptyBatch(next, min(b.BaseOffset(), next+math.MaxInt32)))
+			filler := emptyBatch(next, min(b.BaseOffset(), next+math.MaxInt32))
+			if lostTo < b.BaseOffset() {
+				filler.SetLeaderEpoch(b.LeaderEpoch()) // as a follower fills a gap: its epoch begins where the gap does
+			}
+			batches = append(batches, filler)
 		}
 		batches = append(batches, b)
 		next = b.NextOffset()

@@ -46,6 +46,13 @@ func (s *Store) deleteSegments(l *Log) {
 	}
 	l.mu.segs = append([]*segment(nil), l.mu.segs[n:]...)
 	l.mu.Unlock()
+	if n > 0 {
+		// After a reset a segment may have one of these names again: no index of the old one may be written behind its deletion.
+		if err := l.indexesWritten(); err != nil {
+			s.log.Warn("deleting old segments failed; it is retried at the next start", "dir", l.dir, "segments", n, "error", err)
+			return
+		}
+	}
 	for _, g := range gone {
 		s.indexes.drop(g)
 		s.handles.drop(g)
@@ -101,7 +108,9 @@ func (l *Log) EnforceRetention(now time.Time, limit int64) (deleted int, err err
 	if !cfg.Delete {
 		return 0, nil
 	}
-	start := l.LogStart()
+	l.mu.Lock()
+	start, cuts := l.mu.start, l.mu.cuts
+	l.mu.Unlock()
 	for {
 		g, ok := l.oldestSealed(start, limit)
 		if g == nil {
@@ -124,8 +133,14 @@ func (l *Log) EnforceRetention(now time.Time, limit int64) (deleted int, err err
 		return 0, nil
 	}
 	l.mu.Lock()
-	l.mu.start = max(l.mu.start, start)
+	moved := l.mu.cuts == cuts && !l.fixedStartLocked()
+	if moved {
+		l.mu.start = max(l.mu.start, start)
+	}
 	l.mu.Unlock()
+	if !moved { // it is being truncated; there will be another time
+		return 0, nil
+	}
 	l.s.checkpointThen(func() { l.s.trim(l) })
 	return deleted, nil
 }
@@ -263,7 +278,10 @@ func (s *Store) Remove(l *Log) {
 	l.mu.closed, l.mu.removed = true, true
 	l.mu.Unlock()
 	s.mu.Lock()
-	delete(s.mu.logs, l.dir)
+	if s.mu.logs[l.dir] == l {
+		delete(s.mu.logs, l.dir)
+	}
+	s.goLocked(l.dir, l)
 	s.mu.Unlock()
 	s.points.mu.Lock()
 	delete(s.points.mu.known, l.dir)

@@ -345,7 +345,13 @@ func (t *handTimer) Stop() bool {
 	return was
 }
 
-func (t *handTimer) Reset(time.Duration) bool { panic("not used") }
+func (t *handTimer) Reset(d time.Duration) bool {
+	t.c.mu.Lock()
+	defer t.c.mu.Unlock()
+	was := t.c.timers[t]
+	t.at, t.c.timers[t] = t.c.now.Add(d), true
+	return was
+}
 
 func (c *handClock) advance(d time.Duration) {
 	c.mu.Lock()

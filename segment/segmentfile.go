@@ -7,6 +7,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"weir/internal/record"
@@ -28,6 +29,7 @@ type segment struct {
 	next        int64 // offset after the last batch, the tail included
 	flushed     int64 // bytes in the file and synced
 	flushedNext int64 // offset at flushed
+	written     int64 // bytes that this process may have written to the file, synced or not
 	indexed     int64 // bytes covered by the index files as last written
 	sinceEntry  int64 // bytes since the last index entry
 	sum         summary
@@ -53,6 +55,8 @@ type segment struct {
 	ix      *index        // nil: not in memory (sealed segments only)
 	loading chan struct{} // closed when the load under way ends; nil: none
 	loadErr error         // of the last load
+
+	state *fileState // constant: of the file; a segment that takes over a part of another one's file shares it
 
 	handle   *handle // guarded by the handle cache: the cached open file
 	pinned   *handle // guarded by the handle cache: the open file of a segment that has another name on disk as yet
@@ -82,7 +86,13 @@ func newSegment(l *Log, base int64) *segment {
 		began: now, touched: now,
 		log: l, base: base, name: path.Join(l.path, segmentName(base)+logSuffix),
 		next: base, flushedNext: base, sum: emptySummary(base), summed: true,
+		state: &fileState{},
 	}
+}
+
+// fileState counts what is under way to a file.
+type fileState struct {
+	writes atomic.Int64 // writes that the kernel has not let go of, those that were given up on included
 }
 
 func emptySummary(base int64) summary {

@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"weir/internal/clock"
+	"weir/internal/lockmeter"
+	"weir/internal/pace"
 	"weir/internal/vfs"
 	"weir/uring"
 )
@@ -56,17 +58,20 @@ type StoreOptions struct {
 	Clock   clock.Clock
 	Logger  *slog.Logger
 	Metrics *Metrics
+	Locks   *lockmeter.Meter // measures the locks; may be nil
 
-	TailBytesMax   int64         // bound of the unflushed bytes of all logs; default 256 MiB
-	FlushBytes     int           // a log is flushed when it has this much to flush; default 1 MiB
-	FlushAge       time.Duration // or when the oldest of it is this old; default 5 s
-	IOTimeout      time.Duration // of each I/O; default 2 s
-	OpenFilesMax   int           // segment files held open; default half of the process's limit, at most 16384
-	IndexBytesMax  int64         // indexes of sealed segments held in memory; default 64 MiB
-	Flushers       int           // logs flushed at once; default 3
-	ReadWorkersMax int           // cold reads in system calls at once; default 32
-	ReadBytesMax   int64         // memory that ranges may keep alive; default 128 MiB
-	WaitOutStalls  bool          // a flush that was late (IsLate) is tried again after Kick, like one that met a full disk
+	Pace              *pace.Pace    // of the background writes to the device; nil: one of its own
+	TailBytesMax      int64         // bound of the unflushed bytes of all logs; default 256 MiB
+	FlushBytes        int           // a log is flushed when it has this much to flush; default 1 MiB
+	FlushAge          time.Duration // or when the oldest of it is this old; default 5 s
+	IOTimeout         time.Duration // of each I/O; default 2 s
+	OpenFilesMax      int           // segment files held open; default half of the process's limit, at most 16384
+	IndexBytesMax     int64         // indexes of sealed segments held in memory; default 64 MiB
+	Flushers          int           // logs flushed at once; default 3
+	ReadWorkersMax    int           // cold reads in system calls at once; default 32
+	ReadBytesMax      int64         // memory that ranges may keep alive; default 128 MiB
+	FollowerReadBytes int64         // of it, kept for followers of other nodes; at most half
+	WaitOutStalls     bool          // a flush that was late (IsLate) is tried again after Kick, like one that met a full disk
 
 	// OnFlushed is called on a flusher's goroutine, never concurrently, after a checkpoint became durable: all data whose
 	// WAL entries lie below minLSN, among those committed before, is in segment files, so the WAL may release it. any tells
@@ -87,6 +92,7 @@ type Store struct {
 	log     *slog.Logger
 	metrics *Metrics
 	engine  *uring.Engine
+	pace    *pace.Pace
 	budget  budget
 	memory  readMemory
 	damaged damagedPlaces
@@ -111,9 +117,11 @@ type Store struct {
 		closed bool
 	}
 	mu struct {
-		sync.Mutex
+		lockmeter.Mutex
 		logs   map[string]*Log
-		dirs   map[string]bool // directories that exist
+		dirs   map[string]bool      // directories that exist
+		going  map[string]*goingDir // of removed logs, which still have their names
+		left   map[string]uint64    // of logs removed with RemoveAsOf, whose names nobody has used since
 		gather gather
 		closed bool
 	}
@@ -136,6 +144,9 @@ func (o StoreOptions) withDefaults() (StoreOptions, error) {
 	}
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
+	}
+	if o.Pace == nil {
+		o.Pace = pace.New(o.Clock, nil)
 	}
 	if o.OnFlushed == nil {
 		o.OnFlushed = func(uint64, bool) {}
@@ -179,20 +190,24 @@ func NewStore(o StoreOptions) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		opt: o, clock: o.Clock, log: o.Logger, metrics: o.Metrics,
+		opt: o, clock: o.Clock, log: o.Logger, metrics: o.Metrics, pace: o.Pace,
 		fs:     vfs.Bounded(vfs.Unbounded(o.FS), o.IOTimeout, metaWorkers),
 		reads:  newPool(o.Clock, o.IOTimeout, o.ReadWorkersMax),
 		meta:   newPool(o.Clock, o.IOTimeout, metaWorkers),
 		budget: budget{max: o.TailBytesMax},
-		memory: readMemory{max: o.ReadBytesMax, metrics: o.Metrics},
+		memory: readMemory{max: o.ReadBytesMax, reserve: min(o.FollowerReadBytes, o.ReadBytesMax/2), metrics: o.Metrics},
 	}
+	s.mu.MeterBy(o.Locks, lockmeter.SegmentFiles)
+	s.budget.mu.MeterBy(o.Locks, lockmeter.SegmentFlush)
+	s.memory.mu.MeterBy(o.Locks, lockmeter.ReadMemory)
 	s.removals = workQueue[string]{s: s, workers: 1, batch: removeBatch, do: s.removeDirs}
 	s.closes = workQueue[*handle]{s: s, workers: closeWorkers, batch: 1, do: s.closeFiles}
 	s.relief = make(chan struct{}, 1)
 	s.handles = newHandleCache(s, o.OpenFilesMax)
-	s.indexes = newIndexCache(o.IndexBytesMax)
+	s.indexes = newIndexCache(o.IndexBytesMax, o.Locks)
 	s.mu.logs = make(map[string]*Log)
 	s.mu.dirs = make(map[string]bool)
+	s.mu.going, s.mu.left = make(map[string]*goingDir), make(map[string]uint64)
 	if err := s.load(); err != nil {
 		return nil, err
 	}

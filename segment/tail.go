@@ -137,3 +137,43 @@ func (t *tail) drop(seg *segment, pos int64, free []*iobuf.Buf) []*iobuf.Buf {
 	}
 	return free
 }
+
+// tailCut is what a truncation took out of a tail.
+type tailCut struct {
+	bufs  []*iobuf.Buf // to be released without locks
+	bytes int64        // that were not flushed
+}
+
+// cut takes out what lies behind position pos of seg, nil: everything. An extent that is cut is not written to any more: readers may hold what
+// followed.
+func (t *tail) cut(seg *segment, pos int64) (free []*iobuf.Buf) {
+	n := 0
+	for ; seg != nil && n < len(t.ext); n++ {
+		e := &t.ext[n]
+		if e.seg != seg && e.seg.base >= seg.base || e.seg == seg && e.pos >= pos {
+			break
+		}
+		if e.seg == seg && e.end() > pos {
+			e.data = e.data[: pos-e.pos : pos-e.pos]
+		}
+		e.open = false
+	}
+	for i := range t.ext[n:] {
+		free = append(free, t.ext[n+i].buf)
+	}
+	clear(t.ext[n:])
+	t.ext = t.ext[:n]
+	// What is left of an extent may all be in the file.
+	done := 0
+	for done < n && t.ext[done].end() <= t.ext[done].seg.flushed {
+		free = append(free, t.ext[done].buf)
+		done++
+	}
+	rest := copy(t.ext, t.ext[done:])
+	clear(t.ext[rest:])
+	t.ext, n = t.ext[:rest], rest
+	if t.committedExt, t.committedAt = 0, 0; n == 0 {
+		t.nextChunk = 0
+	}
+	return free
+}

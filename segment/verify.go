@@ -109,3 +109,11 @@ func (s *Store) damage(e *CorruptError) {
 	s.metrics.Damaged.Inc()
 	s.log.Error("segment is damaged", "file", e.File, "position", e.Position, "end", e.End, "offset", e.Offset, "next_offset", e.NextOffset, "error", e.Err)
 }
+
+// outdated is err, unless that is damage in a segment which has been taken out of its log meanwhile: its file may have become shorter.
+func (g *segment) outdated(err error) error {
+	if errors.Is(err, ErrCorrupt) && g.isReplaced() {
+		return errReplaced
+	}
+	return err
+}

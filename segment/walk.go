@@ -19,6 +19,9 @@ type stretch struct {
 func (l *Log) stretchAt(offset, limit int64) (st stretch, ok bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if offset > l.mu.end && l.mu.cuts > 0 && !l.mu.closed {
+		return st, false, nil // it was truncated meanwhile
+	}
 	if err := l.checkOffsetLocked(offset); err != nil {
 		return st, false, err
 	}
@@ -68,8 +71,12 @@ func (l *Log) walk(from, limit int64, window int, fn func(p *place) (bool, error
 			return err
 		}
 		again, err := l.walkStretch(&st, offset, limit, window, func(p *place) (bool, error) {
-			offset = p.hdr.NextOffset()
-			return fn(p)
+			next := p.hdr.NextOffset() // the header is not valid after fn
+			more, err := fn(p)
+			if err == nil {
+				offset = next
+			}
+			return more, err
 		})
 		st.release()
 		if isReplaced(err) {
@@ -110,6 +117,7 @@ func (l *Log) walkStretch(st *stretch, from, limit int64, window int, fn func(p 
 
 func (l *Log) walkFile(st *stretch, from, limit int64, window int, fn func(p *place) (bool, error)) (again bool, err error) {
 	v := st.view
+	defer func() { err = v.g.outdated(err) }()
 	ix, err := l.s.index(v.g)
 	if err != nil {
 		return false, err
