@@ -8,14 +8,16 @@ import (
 
 // Limits of what a command may hold. They are part of the state machine: all nodes must agree on them.
 const (
-	topicNameBytesMax   = 249 // Kafka's
-	partitionsMax       = 100_000
+	topicNameBytesMax   = 249     // Kafka's
+	PartitionsMax       = 100_000 // of a topic
+	partitionsMax       = PartitionsMax
 	replicasMax         = 32
 	configNameBytesMax  = 256
 	configValueBytesMax = 64 << 10
 	producerIDsMax      = 1 << 20
 	clusterIDBytesMax   = 64
 	hostBytesMax        = 255
+	portMax             = 65535
 )
 
 func (c SetClusterID) apply(b *builder) Result {
@@ -25,37 +27,7 @@ func (c SetClusterID) apply(b *builder) Result {
 	case b.next.ClusterID != "" && b.next.ClusterID != c.ID:
 		return failed("%w: cluster id is %s already, got %s", ErrInvalidCommand, b.next.ClusterID, c.ID)
 	}
-	b.next.ClusterID = c.ID
-	return Result{}
-}
-
-func (c RegisterBroker) apply(b *builder) Result {
-	switch {
-	case c.ID < 0:
-		return failed("%w: id %d is negative", ErrInvalidBroker, c.ID)
-	case c.Host == "" || len(c.Host) > hostBytesMax:
-		return failed("%w: broker %d: host of %d bytes, want 1 to %d", ErrInvalidBroker, c.ID, len(c.Host), hostBytesMax)
-	case c.Port < 1 || c.Port > 65535:
-		return failed("%w: broker %d: port %d, want 1 to 65535", ErrInvalidBroker, c.ID, c.Port)
-	case len(c.Rack) > hostBytesMax:
-		return failed("%w: broker %d: rack of %d bytes, want at most %d", ErrInvalidBroker, c.ID, len(c.Rack), hostBytesMax)
-	}
-	b.putBroker(Broker{ID: c.ID, Host: c.Host, Port: c.Port, Rack: c.Rack, Epoch: int64(b.index)})
-	return Result{BrokerEpoch: int64(b.index)}
-}
-
-func (c UnregisterBroker) apply(b *builder) Result {
-	if b.next.Broker(c.ID) == nil {
-		return failed("%w: broker %d is not registered", ErrInvalidBroker, c.ID)
-	}
-	for t := range b.names.all() {
-		for i := range t.Partitions {
-			if slices.Contains(t.Partitions[i].Replicas, c.ID) {
-				return failed("%w: broker %d still holds a replica of %s-%d", ErrInvalidCommand, c.ID, t.Name, i)
-			}
-		}
-	}
-	b.removeBroker(c.ID)
+	b.next.ClusterID, b.changed = c.ID, b.index
 	return Result{}
 }
 
@@ -80,7 +52,7 @@ func (c CreateTopic) apply(b *builder) Result {
 	if err := validateConfigs(c.Configs); err != nil {
 		return failed("topic %s: %w", c.Name, err)
 	}
-	parts, err := newPartitions(c.Assignment, 0)
+	parts, err := newPartitions(b.next, c.Assignment, c.ISR, 0)
 	if err != nil {
 		return failed("topic %s: %w", c.Name, err)
 	}
@@ -149,7 +121,7 @@ func (c AddPartitions) apply(b *builder) Result {
 	if int(c.Total) <= have || int(c.Total)-have != len(c.Assignment) {
 		return failed("%w: topic %s has %d, asked for %d with replicas for %d more", ErrInvalidPartitions, c.Topic, have, c.Total, len(c.Assignment))
 	}
-	added, err := newPartitions(c.Assignment, have)
+	added, err := newPartitions(b.next, c.Assignment, c.ISR, have)
 	if err != nil {
 		return failed("topic %s: %w", c.Topic, err)
 	}
@@ -171,7 +143,7 @@ func (c AllocateProducerIDs) apply(b *builder) Result {
 	if first+count < first {
 		return failed("%w: producer ids are used up", ErrInvalidCommand)
 	}
-	b.next.producerID = first + count
+	b.next.producerID, b.changed = first+count, b.index
 	return Result{FirstProducerID: first, ProducerIDs: count}
 }
 
@@ -195,30 +167,6 @@ func ValidateTopicName(name string) error {
 		}
 	}
 	return nil
-}
-
-// newPartitions makes the partitions of an assignment; have partitions exist already. Equal neighbours share their lists.
-func newPartitions(assignment [][]int32, have int) ([]Partition, error) {
-	if n := len(assignment); n < 1 || have+n > partitionsMax {
-		return nil, fmt.Errorf("%w: %d, want 1 to %d", ErrInvalidPartitions, have+n, partitionsMax)
-	}
-	parts := make([]Partition, len(assignment))
-	for i, replicas := range assignment {
-		if i > 0 && slices.Equal(replicas, parts[i-1].Replicas) {
-			parts[i] = parts[i-1]
-			continue
-		}
-		if len(replicas) < 1 || len(replicas) > replicasMax {
-			return nil, fmt.Errorf("%w: partition %d has %d replicas, want 1 to %d", ErrInvalidReplication, have+i, len(replicas), replicasMax)
-		}
-		for j, id := range replicas {
-			if id < 0 || slices.Contains(replicas[:j], id) {
-				return nil, fmt.Errorf("%w: partition %d has replicas %v", ErrInvalidReplication, have+i, replicas)
-			}
-		}
-		parts[i] = Partition{Leader: replicas[0], Replicas: replicas, ISR: replicas}
-	}
-	return parts, nil
 }
 
 func validateConfigs(m map[string]string) error {

@@ -11,12 +11,14 @@ import (
 type builder struct {
 	base, next *Image
 	index      uint64 // raft index of the entry being applied
+	changed    uint64 // of the last one that changed anything
 
 	names, ids, unified *treeTxn[*Topic]
 	ownBrokers          bool // next.brokers is a copy already
 	ownConfigs          bool
 
 	touched map[[16]byte]*Topic // what base had, nil if it had none
+	owned   map[*Topic]struct{} // copies of which the partitions are nobody else's: changed in place
 	brokers map[int32]struct{}
 	configs map[Resource]struct{}
 }
@@ -27,6 +29,7 @@ func newBuilder(base *Image) *builder {
 		base: base, next: &next,
 		names: base.byName.txn(), ids: base.byID.txn(), unified: base.byUnified.txn(),
 		touched: make(map[[16]byte]*Topic),
+		owned:   make(map[*Topic]struct{}),
 		brokers: make(map[int32]struct{}),
 		configs: make(map[Resource]struct{}),
 	}
@@ -39,6 +42,7 @@ func (b *builder) topicByUnified(name string) *Topic { return b.unified.get(unif
 
 // put adds t or replaces the topic of the same id. t is the image's from here on.
 func (b *builder) put(t *Topic) {
+	b.changed = b.index
 	old := b.topicByID(t.ID)
 	b.touch(t.ID, old)
 	if old != nil {
@@ -52,7 +56,22 @@ func (b *builder) put(t *Topic) {
 	}
 }
 
+// own returns t with partitions that may be changed in place: itself, or a copy that replaces it. However many partitions of a
+// topic change, their list is copied once.
+func (b *builder) own(t *Topic) *Topic {
+	b.changed = b.index
+	if _, ours := b.owned[t]; ours {
+		return t
+	}
+	next := *t
+	next.Partitions = slices.Clone(t.Partitions)
+	b.put(&next)
+	b.owned[&next] = struct{}{}
+	return &next
+}
+
 func (b *builder) remove(t *Topic) {
+	b.changed = b.index
 	b.touch(t.ID, t)
 	b.next.partitions -= len(t.Partitions)
 	b.names.delete(t.Name)
@@ -86,6 +105,7 @@ func (b *builder) removeBroker(id int32) {
 }
 
 func (b *builder) copyBrokers() {
+	b.changed = b.index
 	if !b.ownBrokers {
 		b.next.brokers = slices.Clone(b.next.brokers)
 		b.ownBrokers = true
@@ -93,6 +113,7 @@ func (b *builder) copyBrokers() {
 }
 
 func (b *builder) putConfigs(r Resource, values map[string]string) {
+	b.changed = b.index
 	if !b.ownConfigs {
 		b.next.configs = maps.Clone(b.next.configs)
 		if b.next.configs == nil {
@@ -108,10 +129,12 @@ func (b *builder) putConfigs(r Resource, values map[string]string) {
 	}
 }
 
-// finish returns the new image and what changed. If nothing did, it returns the base and an empty delta.
+// finish returns the new image and what changed. If nothing was touched, it returns the base and an empty delta. The version depends on
+// the entries alone, not on how many came at once, so that nodes agree on it: it moves also where the changes of several entries add up
+// to none.
 func (b *builder) finish() (*Image, *Delta) {
 	b.next.byName, b.next.byID, b.next.byUnified = b.names.commit(), b.ids.commit(), b.unified.commit()
-	d := &Delta{From: b.base.Version, To: b.index}
+	d := &Delta{From: b.base.Version}
 	b.diffTopics(d)
 	for _, id := range slices.Sorted(maps.Keys(b.brokers)) {
 		switch was, is := b.base.Broker(id), b.next.Broker(id); {
@@ -128,10 +151,10 @@ func (b *builder) finish() (*Image, *Delta) {
 	}
 	d.ProducerIDs = b.base.producerID != b.next.producerID
 	d.ClusterID = b.base.ClusterID != b.next.ClusterID
-	if d.Empty() {
+	if b.changed == 0 {
 		return b.base, &Delta{From: b.base.Version, To: b.base.Version}
 	}
-	b.next.Version = b.index
+	b.next.Version, d.To = b.changed, b.changed
 	return b.next, d
 }
 
@@ -153,10 +176,7 @@ func (b *builder) diffTopics(d *Delta) {
 
 func sameTopic(a, b *Topic) bool {
 	return a == b || a.Name == b.Name && a.ID == b.ID && a.Internal == b.Internal && maps.Equal(a.Configs, b.Configs) &&
-		slices.EqualFunc(a.Partitions, b.Partitions, func(p, q Partition) bool {
-			return p.Leader == q.Leader && p.LeaderEpoch == q.LeaderEpoch && p.PartitionEpoch == q.PartitionEpoch &&
-				slices.Equal(p.Replicas, q.Replicas) && slices.Equal(p.ISR, q.ISR)
-		})
+		slices.EqualFunc(a.Partitions, b.Partitions, func(p, q Partition) bool { return p.equal(&q) })
 }
 
 // collides says that a name has a character that metrics of Kafka cannot tell from another.

@@ -8,7 +8,10 @@ import (
 )
 
 // encoder appends to a byte slice. Maps are written sorted: equal values are equal bytes.
-type encoder struct{ b []byte }
+type encoder struct {
+	b     []byte
+	topic [16]byte // of the last ChangePartition, zero: none yet
+}
 
 func (e *encoder) byte(v byte)     { e.b = append(e.b, v) }
 func (e *encoder) uint(v uint64)   { e.b = binary.AppendUvarint(e.b, v) }
@@ -59,7 +62,8 @@ type decoder struct {
 	off int
 	err error
 	// lists seen so far: equal neighbours share one slice, as most partitions of a topic have the same replicas
-	last []int32
+	last  []int32
+	topic [16]byte // of the last ChangePartition, zero: none yet
 }
 
 func (d *decoder) fail(format string, args ...any) {

@@ -13,25 +13,67 @@ import (
 // examples has a valid command of every type, each of which changes the image that baseImage makes.
 var examples = map[commandKind]Command{
 	kindSetClusterID:        SetClusterID{ID: "abcdefghijklmnopqrstuv"},
-	kindRegisterBroker:      RegisterBroker{ID: 7, Host: "b7", Port: 9092, Rack: "r"},
-	kindUnregisterBroker:    UnregisterBroker{ID: 2},
-	kindCreateTopic:         CreateTopic{Name: "new.topic", ID: testID(9), Assignment: [][]int32{{1}, {1}, {1, 2}}, Configs: map[string]string{"a": "b", "c": ""}, Internal: true},
+	kindUnregisterBroker:    UnregisterBroker{ID: 3},
 	kindDeleteTopic:         DeleteTopic{Name: "base"},
 	kindSetTopicConfigs:     SetTopicConfigs{Topic: "base", Set: map[string]string{"retention.ms": "5"}, Remove: []string{"x"}, Replace: true},
 	kindSetConfigs:          SetConfigs{Resource: Resource{ResourceBroker, "1"}, Set: map[string]string{"k": "v"}, Remove: []string{"y", "z"}},
-	kindAddPartitions:       AddPartitions{Topic: "base", Total: 4, Assignment: [][]int32{{1}, {1}}},
 	kindAllocateProducerIDs: AllocateProducerIDs{Broker: 1, Count: 1000},
+	kindRegisterBroker:      RegisterBroker{ID: 7, Host: "b7", Port: 9092, Rack: "r", PeerHost: "p7", PeerPort: 9192, Incarnation: testID(7), Fenced: true},
+	kindCreateTopic: CreateTopic{Name: "new.topic", ID: testID(9), Assignment: [][]int32{{1}, {1}, {1, 2}}, ISR: [][]int32{{1}, {1}, {2}},
+		Configs: map[string]string{"a": "b", "c": ""}, Internal: true},
+	kindAddPartitions: AddPartitions{Topic: "base", Total: 4, Assignment: [][]int32{{1}, {1, 2}}, ISR: [][]int32{{1}, {2}}},
+	kindSetBroker:     SetBroker{ID: 2, Epoch: 5, Fenced: true, ShuttingDown: true},
+	kindSetLeaving:    SetLeaving{ID: 2, Leaving: true},
+	kindChangePartition: ChangePartition{TopicID: testID(1), Partition: 1, PartitionEpoch: 0, Leader: 2, NewEpoch: true,
+		ISR: []int32{2}, Replicas: []int32{1, 2, 3}, Adding: []int32{3}, Removing: []int32{}},
+}
+
+// oldExamples has the values of those command types that are only read, with how they were written.
+var oldExamples = map[commandKind]struct {
+	cmd  Command
+	body func(e *encoder)
+}{
+	kindRegisterBrokerV1: {RegisterBroker{ID: 7, Host: "b7", Port: 9092, Rack: "r"}, func(e *encoder) {
+		e.int(7)
+		e.string("b7")
+		e.int(9092)
+		e.string("r")
+	}},
+	kindCreateTopicV1: {CreateTopic{Name: "new", ID: testID(9), Assignment: [][]int32{{1}}, Configs: map[string]string{"a": "b"}, Internal: true}, func(e *encoder) {
+		e.string("new")
+		e.id(testID(9))
+		e.lists([][]int32{{1}})
+		e.pairs(map[string]string{"a": "b"})
+		e.bool(true)
+	}},
+	kindAddPartitionsV1: {AddPartitions{Topic: "base", Total: 3, Assignment: [][]int32{{1}}}, func(e *encoder) {
+		e.string("base")
+		e.int(3)
+		e.lists([][]int32{{1}})
+	}},
+}
+
+// oldEntry is an entry with one command as an earlier version wrote it.
+func oldEntry(kind commandKind) []byte {
+	var body encoder
+	oldExamples[kind].body(&body)
+	e := encoder{}
+	e.byte(entryVersion)
+	e.uint(1)
+	e.uint(uint64(kind))
+	e.uint(uint64(len(body.b)))
+	return append(e.b, body.b...)
 }
 
 func testID(n byte) [16]byte { return [16]byte{0: n, 6: 0x40, 8: 0x80} }
 
-// baseImage has two brokers, a topic with two partitions, and a configuration.
+// baseImage has three brokers, a topic with two partitions, and a configuration.
 func baseImage(t testing.TB) *Image {
 	t.Helper()
 	b := newBuilder(emptyImage())
 	b.index = 5
 	for _, c := range []Command{
-		RegisterBroker{ID: 1, Host: "b1", Port: 1}, RegisterBroker{ID: 2, Host: "b2", Port: 2},
+		RegisterBroker{ID: 1, Host: "b1", Port: 1}, RegisterBroker{ID: 2, Host: "b2", Port: 2}, RegisterBroker{ID: 3, Host: "b3", Port: 3},
 		CreateTopic{Name: "base", ID: testID(1), Assignment: [][]int32{{1}, {1}}, Configs: map[string]string{"x": "1"}},
 		SetConfigs{Resource: Resource{ResourceBroker, ""}, Set: map[string]string{"d": "e"}},
 		AllocateProducerIDs{Broker: 1, Count: 10},
@@ -46,7 +88,10 @@ func baseImage(t testing.TB) *Image {
 
 func TestEntryRoundTrip(t *testing.T) {
 	var cmds []Command
-	for kind := range commandTypes {
+	for kind, typ := range commandTypes {
+		if typ.old {
+			continue
+		}
 		c, ok := examples[kind]
 		if !ok {
 			t.Fatalf("no example of %s", kind)
@@ -59,6 +104,64 @@ func TestEntryRoundTrip(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, cmds) {
 		t.Fatalf("got  %#v\nwant %#v", got, cmds)
+	}
+}
+
+func TestOldEntriesAreRead(t *testing.T) {
+	for kind, typ := range commandTypes {
+		if !typ.old {
+			continue
+		}
+		old, ok := oldExamples[kind]
+		if !ok {
+			t.Fatalf("no example of command type %d", kind)
+		}
+		got, err := decodeEntry(oldEntry(kind))
+		if err != nil || len(got) != 1 || !reflect.DeepEqual(got[0], old.cmd) {
+			t.Errorf("command type %d: got %#v, %v, want %#v", kind, got, err, old.cmd)
+		}
+		if again := encodeEntry(got); bytes.Equal(again, oldEntry(kind)) {
+			t.Errorf("command type %d is still written", kind)
+		}
+	}
+}
+
+// TestOldImageIsRead: an image as it was written before there were several nodes.
+func TestOldImageIsRead(t *testing.T) {
+	e := encoder{}
+	e.byte(1)
+	e.uint(17)
+	e.string("cluster")
+	e.int(1000)
+	e.uint(1)
+	e.int(1)
+	e.string("h")
+	e.int(9092)
+	e.string("rack")
+	e.int(3)
+	e.uint(0)
+	e.uint(1)
+	e.string("t")
+	e.id(testID(4))
+	e.bool(false)
+	e.pairs(nil)
+	e.uint(1)
+	for _, v := range []int64{1, 2, 3} {
+		e.int(v)
+	}
+	e.ints([]int32{1})
+	e.ints([]int32{1})
+	img, err := decodeImage(e.b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Partition{Leader: 1, LeaderEpoch: 2, PartitionEpoch: 3, Replicas: []int32{1}, ISR: []int32{1}}
+	if p := img.Topic("t").Partitions[0]; !p.equal(&want) || *img.Broker(1) != (Broker{ID: 1, Host: "h", Port: 9092, Rack: "rack", Epoch: 3}) {
+		t.Fatalf("got %+v, %+v", p, img.Broker(1))
+	}
+	again, err := decodeImage(encodeImage(img))
+	if err != nil || !again.equal(img) {
+		t.Fatalf("written anew: %+v, %v", again, err)
 	}
 }
 
@@ -123,8 +226,12 @@ func TestSnapshotFileDetectsEveryFlippedByte(t *testing.T) {
 }
 
 func FuzzDecodeEntry(f *testing.F) {
-	for kind := range commandTypes {
-		f.Add(encodeEntry([]Command{examples[kind], examples[kind]}))
+	for kind, typ := range commandTypes {
+		if typ.old {
+			f.Add(oldEntry(kind))
+		} else {
+			f.Add(encodeEntry([]Command{examples[kind], examples[kind]}))
+		}
 	}
 	f.Add([]byte{1, 1, 4, 0x80})
 	f.Fuzz(func(t *testing.T, b []byte) {

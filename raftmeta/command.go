@@ -27,7 +27,8 @@ type CreateTopic struct {
 	ID                [16]byte
 	Partitions        int32 // ignored if Assignment is given
 	ReplicationFactor int16
-	Assignment        [][]int32 // replicas of each partition; the first one leads
+	Assignment        [][]int32 // replicas of each partition, all of them registered brokers
+	ISR               [][]int32 // in-sync replicas of each, the first one leads; nil: all replicas
 	Configs           map[string]string
 	Internal          bool
 }
@@ -55,19 +56,57 @@ type SetConfigs struct {
 }
 
 // AddPartitions appends partitions to a topic until it has Total. Propose fills in a missing Assignment, which
-// holds the new partitions only.
+// holds the new partitions only, as does ISR (nil: all replicas).
 type AddPartitions struct {
 	Topic      string
 	Total      int32
 	Assignment [][]int32
+	ISR        [][]int32
 }
 
-// RegisterBroker makes a broker known or replaces what was known of it, and gives it a new epoch.
+// RegisterBroker makes a broker known or replaces what was known of it. The same Incarnation again, if it is not zero, keeps its epoch
+// and whether it is fenced; else the broker gets a new epoch and is fenced as this says.
 type RegisterBroker struct {
-	ID   int32
-	Host string
-	Port int32
-	Rack string
+	ID          int32
+	Host        string
+	Port        int32
+	Rack        string
+	PeerHost    string
+	PeerPort    int32
+	Incarnation [16]byte
+	Fenced      bool
+}
+
+// SetBroker changes the state of a broker, if Epoch is the one it registered with; else ErrStaleBroker.
+type SetBroker struct {
+	ID           int32
+	Epoch        int64
+	Fenced       bool
+	ShuttingDown bool
+}
+
+// SetLeaving says whether a broker is being decommissioned.
+type SetLeaving struct {
+	ID      int32
+	Leaving bool
+}
+
+// LeaderSame, as ChangePartition.Leader, leaves the leader as it is.
+const LeaderSame int32 = -2
+
+// ChangePartition changes who leads, holds and keeps up with a partition, if PartitionEpoch is the present one; else
+// ErrStalePartition. A list that is nil stays as it is, an empty one that is not nil becomes empty. A change raises the
+// partition epoch; one that changes nothing is no error and raises nothing.
+type ChangePartition struct {
+	TopicID        [16]byte
+	Partition      int32
+	PartitionEpoch int32 // expected
+	Leader         int32 // LeaderSame, -1 for none, or a member of the ISR; another leader raises the leader epoch
+	NewEpoch       bool  // raise the leader epoch though the leader stays
+	ISR            []int32
+	Replicas       []int32
+	Adding         []int32
+	Removing       []int32
 }
 
 // UnregisterBroker forgets a broker that holds no replica.
@@ -90,33 +129,46 @@ type commandKind uint16
 
 const (
 	kindSetClusterID commandKind = iota + 1
-	kindRegisterBroker
+	kindRegisterBrokerV1
 	kindUnregisterBroker
-	kindCreateTopic
+	kindCreateTopicV1
 	kindDeleteTopic
 	kindSetTopicConfigs
 	kindSetConfigs
-	kindAddPartitions
+	kindAddPartitionsV1
 	kindAllocateProducerIDs
+	kindRegisterBroker // the bodies of kindRegisterBrokerV1 and the like could not take what was added
+	kindCreateTopic
+	kindAddPartitions
+	kindSetBroker
+	kindChangePartition
+	kindSetLeaving
 )
 
 // commandType is a row of the table of all commands.
 type commandType struct {
 	name   string
 	decode func(d *decoder) Command
+	old    bool // found in logs, but written as another number now
 }
 
 // commandTypes is the one table of commands; the enumeration test walks it.
 var commandTypes = map[commandKind]commandType{
-	kindSetClusterID:        {"SetClusterID", decodeSetClusterID},
-	kindRegisterBroker:      {"RegisterBroker", decodeRegisterBroker},
-	kindUnregisterBroker:    {"UnregisterBroker", decodeUnregisterBroker},
-	kindCreateTopic:         {"CreateTopic", decodeCreateTopic},
-	kindDeleteTopic:         {"DeleteTopic", decodeDeleteTopic},
-	kindSetTopicConfigs:     {"SetTopicConfigs", decodeSetTopicConfigs},
-	kindSetConfigs:          {"SetConfigs", decodeSetConfigs},
-	kindAddPartitions:       {"AddPartitions", decodeAddPartitions},
-	kindAllocateProducerIDs: {"AllocateProducerIDs", decodeAllocateProducerIDs},
+	kindSetClusterID:        {name: "SetClusterID", decode: decodeSetClusterID},
+	kindRegisterBrokerV1:    {name: "RegisterBroker", decode: decodeRegisterBrokerV1, old: true},
+	kindUnregisterBroker:    {name: "UnregisterBroker", decode: decodeUnregisterBroker},
+	kindCreateTopicV1:       {name: "CreateTopic", decode: decodeCreateTopicV1, old: true},
+	kindDeleteTopic:         {name: "DeleteTopic", decode: decodeDeleteTopic},
+	kindSetTopicConfigs:     {name: "SetTopicConfigs", decode: decodeSetTopicConfigs},
+	kindSetConfigs:          {name: "SetConfigs", decode: decodeSetConfigs},
+	kindAddPartitionsV1:     {name: "AddPartitions", decode: decodeAddPartitionsV1, old: true},
+	kindAllocateProducerIDs: {name: "AllocateProducerIDs", decode: decodeAllocateProducerIDs},
+	kindRegisterBroker:      {name: "RegisterBroker", decode: decodeRegisterBroker},
+	kindCreateTopic:         {name: "CreateTopic", decode: decodeCreateTopic},
+	kindAddPartitions:       {name: "AddPartitions", decode: decodeAddPartitions},
+	kindSetBroker:           {name: "SetBroker", decode: decodeSetBroker},
+	kindChangePartition:     {name: "ChangePartition", decode: decodeChangePartition},
+	kindSetLeaving:          {name: "SetLeaving", decode: decodeSetLeaving},
 }
 
 func (k commandKind) String() string {
@@ -135,3 +187,6 @@ func (SetTopicConfigs) kind() commandKind     { return kindSetTopicConfigs }
 func (SetConfigs) kind() commandKind          { return kindSetConfigs }
 func (AddPartitions) kind() commandKind       { return kindAddPartitions }
 func (AllocateProducerIDs) kind() commandKind { return kindAllocateProducerIDs }
+func (SetBroker) kind() commandKind           { return kindSetBroker }
+func (ChangePartition) kind() commandKind     { return kindChangePartition }
+func (SetLeaving) kind() commandKind          { return kindSetLeaving }

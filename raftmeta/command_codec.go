@@ -39,8 +39,9 @@ func decodeEntry(b []byte) ([]Command, error) {
 		if !ok || kind > 0xffff {
 			return nil, fmt.Errorf("%w: log entry has command type %d, which this version does not know", ErrVersion, kind)
 		}
-		bd := &decoder{b: body}
+		bd := &decoder{b: body, last: d.last, topic: d.topic}
 		cmd := t.decode(bd)
+		d.last, d.topic = bd.last, bd.topic
 		if err := bd.end(); err != nil {
 			return nil, fmt.Errorf("%s: %w", t.name, err)
 		}
@@ -61,10 +62,21 @@ func (c RegisterBroker) encode(e *encoder) {
 	e.string(c.Host)
 	e.int(int64(c.Port))
 	e.string(c.Rack)
+	e.string(c.PeerHost)
+	e.int(int64(c.PeerPort))
+	e.id(c.Incarnation)
+	e.bool(c.Fenced)
+}
+
+func decodeRegisterBrokerV1(d *decoder) Command {
+	return RegisterBroker{ID: d.int32(), Host: d.string(), Port: d.int32(), Rack: d.string()}
 }
 
 func decodeRegisterBroker(d *decoder) Command {
-	return RegisterBroker{ID: d.int32(), Host: d.string(), Port: d.int32(), Rack: d.string()}
+	return RegisterBroker{
+		ID: d.int32(), Host: d.string(), Port: d.int32(), Rack: d.string(),
+		PeerHost: d.string(), PeerPort: d.int32(), Incarnation: d.id(), Fenced: d.bool(),
+	}
 }
 
 func (c UnregisterBroker) encode(e *encoder) { e.int(int64(c.ID)) }
@@ -78,10 +90,15 @@ func (c CreateTopic) encode(e *encoder) {
 	e.lists(c.Assignment)
 	e.pairs(c.Configs)
 	e.bool(c.Internal)
+	e.lists(c.ISR)
+}
+
+func decodeCreateTopicV1(d *decoder) Command {
+	return CreateTopic{Name: d.string(), ID: d.id(), Assignment: d.lists(), Configs: d.pairs(), Internal: d.bool()}
 }
 
 func decodeCreateTopic(d *decoder) Command {
-	return CreateTopic{Name: d.string(), ID: d.id(), Assignment: d.lists(), Configs: d.pairs(), Internal: d.bool()}
+	return CreateTopic{Name: d.string(), ID: d.id(), Assignment: d.lists(), Configs: d.pairs(), Internal: d.bool(), ISR: d.lists()}
 }
 
 func (c DeleteTopic) encode(e *encoder) {
@@ -121,10 +138,15 @@ func (c AddPartitions) encode(e *encoder) {
 	e.string(c.Topic)
 	e.int(int64(c.Total))
 	e.lists(c.Assignment)
+	e.lists(c.ISR)
+}
+
+func decodeAddPartitionsV1(d *decoder) Command {
+	return AddPartitions{Topic: d.string(), Total: d.int32(), Assignment: d.lists()}
 }
 
 func decodeAddPartitions(d *decoder) Command {
-	return AddPartitions{Topic: d.string(), Total: d.int32(), Assignment: d.lists()}
+	return AddPartitions{Topic: d.string(), Total: d.int32(), Assignment: d.lists(), ISR: d.lists()}
 }
 
 func (c AllocateProducerIDs) encode(e *encoder) {
@@ -134,4 +156,92 @@ func (c AllocateProducerIDs) encode(e *encoder) {
 
 func decodeAllocateProducerIDs(d *decoder) Command {
 	return AllocateProducerIDs{Broker: d.int32(), Count: d.int32()}
+}
+
+func (c SetBroker) encode(e *encoder) {
+	e.int(int64(c.ID))
+	e.int(c.Epoch)
+	e.bool(c.Fenced)
+	e.bool(c.ShuttingDown)
+}
+
+func decodeSetBroker(d *decoder) Command {
+	return SetBroker{ID: d.int32(), Epoch: d.int(), Fenced: d.bool(), ShuttingDown: d.bool()}
+}
+
+func (c SetLeaving) encode(e *encoder) {
+	e.int(int64(c.ID))
+	e.bool(c.Leaving)
+}
+
+func decodeSetLeaving(d *decoder) Command { return SetLeaving{ID: d.int32(), Leaving: d.bool()} }
+
+// What a ChangePartition says, as bits. A fence of a broker is thousands of them in one entry, most of them of the topic of
+// the one before: so the topic's id is written only where it changes, and a list only where it is given.
+const (
+	changeSameTopic = 1 << iota // the topic of the last ChangePartition of this entry
+	changeNewEpoch
+	changeISR
+	changeReplicas
+	changeAdding
+	changeRemoving
+
+	changeFlags = changeRemoving<<1 - 1
+)
+
+func (c ChangePartition) encode(e *encoder) {
+	lists := [...][]int32{c.ISR, c.Replicas, c.Adding, c.Removing}
+	flags := byte(0)
+	if c.TopicID == e.topic && c.TopicID != ([16]byte{}) {
+		flags |= changeSameTopic
+	}
+	if c.NewEpoch {
+		flags |= changeNewEpoch
+	}
+	for i, l := range lists {
+		if l != nil {
+			flags |= changeISR << i
+		}
+	}
+	e.byte(flags)
+	if flags&changeSameTopic == 0 {
+		e.id(c.TopicID)
+	}
+	e.topic = c.TopicID
+	e.int(int64(c.Partition))
+	e.int(int64(c.PartitionEpoch))
+	e.int(int64(c.Leader))
+	for _, l := range lists {
+		if l != nil {
+			e.ints(l)
+		}
+	}
+}
+
+func decodeChangePartition(d *decoder) Command {
+	flags := d.byte()
+	if flags&^changeFlags != 0 {
+		d.fail("change of a partition has flags %#x", flags)
+	}
+	var c ChangePartition
+	switch {
+	case flags&changeSameTopic == 0:
+		c.TopicID = d.id()
+	case d.topic == [16]byte{}:
+		d.fail("change of a partition of the topic before, and there is none")
+	default:
+		c.TopicID = d.topic
+	}
+	d.topic = c.TopicID
+	c.NewEpoch = flags&changeNewEpoch != 0
+	c.Partition, c.PartitionEpoch, c.Leader = d.int32(), d.int32(), d.int32()
+	for i, l := range [...]*[]int32{&c.ISR, &c.Replicas, &c.Adding, &c.Removing} {
+		if flags&(changeISR<<i) == 0 {
+			continue
+		}
+		if *l = d.ints(); *l == nil {
+			*l = []int32{}
+		}
+	}
+	return c
 }

@@ -8,6 +8,7 @@ import (
 	"path"
 	"time"
 
+	"weir/internal/pace"
 	"weir/internal/vfs"
 	"weir/uring"
 )
@@ -18,11 +19,13 @@ type disk struct {
 	fs      vfs.FS // bounded
 	ring    uring.Options
 	timeout time.Duration
+	pace    *pace.Pace // of what is written here, which can be a large snapshot; nil: as it comes
 }
 
 const (
 	metadataStuckMax = 4
 	ioChunkBytes     = 1 << 20 // a transfer per deadline
+	syncBytesMax     = 8 << 20 // between two syncs of a file, at most
 	tmpSuffix        = ".tmp"
 )
 
@@ -65,14 +68,12 @@ func (d *disk) write(name string, b []byte) error {
 		return err
 	}
 	err := d.with(tmp, vfs.Create|vfs.Truncate, func(e *uring.Engine, f vfs.File) error {
-		for off := 0; off < len(b); off += ioChunkBytes {
-			chunk := b[off:min(off+ioChunkBytes, len(b))]
-			if _, err := e.Do(&uring.Op{Kind: uring.OpWrite, File: f, Buf: chunk, Off: int64(off), Timeout: d.timeout}); err != nil {
+		for off := 0; ; {
+			n, err := d.writeStep(e, f, b[off:], int64(off))
+			if off += n; err != nil || off >= len(b) {
 				return err
 			}
 		}
-		_, err := e.Do(&uring.Op{Kind: uring.OpFsync, File: f, Timeout: d.timeout})
-		return err
 	})
 	if err == nil {
 		err = d.fs.Rename(tmp, name)
@@ -81,9 +82,28 @@ func (d *disk) write(name string, b []byte) error {
 		err = d.fs.SyncDir(path.Dir(name))
 	}
 	if err != nil {
+		_ = d.fs.Remove(tmp) // it may be what has filled the disk; if it stays, the next start removes it
 		return fmt.Errorf("write %s (%d bytes): %w", name, len(b), err)
 	}
 	return nil
+}
+
+// writeStep writes some of b at off and syncs it, and says how much it was: what is written behind the logs is never much at once.
+func (d *disk) writeStep(e *uring.Engine, f vfs.File, b []byte, off int64) (n int, err error) {
+	n = min(syncBytesMax, len(b))
+	if d.pace != nil {
+		step, _ := d.pace.Begin(int64(max(n, 1)), nil)
+		defer func() { step.End(err) }()
+		n = min(n, int(step.Bytes))
+	}
+	for at := 0; at < n; at += ioChunkBytes {
+		chunk := b[at:min(at+ioChunkBytes, n)]
+		if _, err := e.Do(&uring.Op{Kind: uring.OpWrite, File: f, Buf: chunk, Off: off + int64(at), Timeout: d.timeout}); err != nil {
+			return 0, err
+		}
+	}
+	_, err = e.Do(&uring.Op{Kind: uring.OpFsync, File: f, Timeout: d.timeout})
+	return n, err
 }
 
 // remove deletes a file, if it is there.

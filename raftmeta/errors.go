@@ -1,6 +1,10 @@
 package raftmeta
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+	"time"
+)
 
 // Outcomes of a single command, in Result.Err. They are the same on every node that applies the command.
 var (
@@ -18,6 +22,10 @@ var (
 	ErrInvalidConfig = errors.New("invalid configuration")
 	// ErrInvalidBroker: a broker's id, host or port is out of range.
 	ErrInvalidBroker = errors.New("invalid broker")
+	// ErrStaleBroker: the broker has registered again since.
+	ErrStaleBroker = errors.New("stale broker epoch")
+	// ErrStalePartition: the partition has changed since.
+	ErrStalePartition = errors.New("stale partition epoch")
 	// ErrInvalidCommand: the command contradicts itself or the cluster (see the text).
 	ErrInvalidCommand = errors.New("invalid command")
 )
@@ -38,6 +46,10 @@ var (
 	ErrPoisoned = errors.New("metadata log is poisoned")
 	// ErrStoreTimeout: a log write was not durable in time.
 	ErrStoreTimeout = errors.New("metadata log write timed out")
+	// ErrUnknownMember: no node of the quorum has this id.
+	ErrUnknownMember = errors.New("not a member of the metadata quorum")
+	// ErrAlone: the node has no way to others.
+	ErrAlone = errors.New("node is not part of a cluster")
 	// ErrClosed: Close was called.
 	ErrClosed = errors.New("metadata is closed")
 )
@@ -53,3 +65,15 @@ var (
 	// ErrVersion: written by a version of Weir that this one does not understand.
 	ErrVersion = errors.New("unsupported metadata version")
 )
+
+// timeoutError is an ErrTimeout that is made for each wait, most of which end well: so its text is made when it is read.
+type timeoutError struct {
+	what  string
+	after time.Duration
+}
+
+func (e *timeoutError) Error() string {
+	return fmt.Sprintf("%s%s after %s", ErrTimeout, e.what, e.after)
+}
+
+func (e *timeoutError) Unwrap() error { return ErrTimeout }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -72,54 +73,56 @@ func TestPoison(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			release := make(chan struct{})
-			free := sync.OnceFunc(func() { close(release) })
-			defer free()
-			dir := t.TempDir()
-			fs, o := faultOptions(dir)
-			o.StoreTimeout = 100 * time.Millisecond
-			poisoned := make(chan error, 2)
-			o.OnPoison = func(err error) { poisoned <- err }
-			m := open(t, o)
-			propose(t, m, CreateTopic{Name: "acked", Partitions: 1})
-			resigned := make(chan struct{})
-			defer m.Subscribe(func(img *Image, d *Delta) {
-				if d.Controller && img.ControllerID == -1 {
-					close(resigned)
-				}
-			})()
-
-			fs.inject("wal-", func() error { return tt.fault(release) })
-			var wg sync.WaitGroup
-			for range 8 { // all of those under way fail, none hangs
-				wg.Go(func() {
-					if _, err := m.Propose(t.Context(), AllocateProducerIDs{}); !errors.Is(err, ErrPoisoned) {
-						t.Errorf("Propose during the fault: got %v, want ErrPoisoned", err)
+			synctest.Test(t, func(t *testing.T) {
+				release := make(chan struct{})
+				free := sync.OnceFunc(func() { close(release) })
+				defer free()
+				fs, o := faultOptions("/data")
+				fs.FS = vfs.NewMem()
+				o.StoreTimeout = 100 * time.Millisecond
+				poisoned := make(chan error, 2)
+				o.OnPoison = func(err error) { poisoned <- err }
+				m := open(t, o)
+				propose(t, m, CreateTopic{Name: "acked", Partitions: 1})
+				resigned := make(chan struct{})
+				defer m.Subscribe(func(img *Image, d *Delta) {
+					if d.Controller && img.ControllerID == -1 {
+						close(resigned)
 					}
-				})
-			}
-			wg.Wait()
-			if err := <-poisoned; !errors.Is(err, ErrPoisoned) || tt.want != nil && !errors.Is(err, tt.want) {
-				t.Fatalf("poisoned by %v, want %v", err, tt.want)
-			}
-			<-resigned
-			fs.heal()
-			free()
-			if _, err := m.Propose(t.Context(), AllocateProducerIDs{}); !errors.Is(err, ErrPoisoned) {
-				t.Fatalf("Propose on the healed disk: got %v, want ErrPoisoned: only a restart proves it good", err)
-			}
-			if !errors.Is(m.Poisoned(), ErrPoisoned) || m.Image().Topic("acked") == nil || m.raft.State() != raft.Shutdown {
-				t.Fatalf("poisoned %v, topic %v, raft %s", m.Poisoned(), m.Image().Topic("acked"), m.raft.State())
-			}
-			_ = m.Close() // reports the poison
-			if len(poisoned) != 0 {
-				t.Fatal("OnPoison was called twice")
-			}
-			m = open(t, o)
-			if m.Image().Topic("acked") == nil {
-				t.Fatal("acknowledged topic is lost")
-			}
-			propose(t, m, CreateTopic{Name: "again", Partitions: 1})
+				})()
+
+				fs.inject("wal-", func() error { return tt.fault(release) })
+				var wg sync.WaitGroup
+				for range 8 { // all of those under way fail, none hangs
+					wg.Go(func() {
+						if _, err := m.Propose(t.Context(), AllocateProducerIDs{}); !errors.Is(err, ErrPoisoned) {
+							t.Errorf("Propose during the fault: got %v, want ErrPoisoned", err)
+						}
+					})
+				}
+				wg.Wait()
+				if err := <-poisoned; !errors.Is(err, ErrPoisoned) || tt.want != nil && !errors.Is(err, tt.want) {
+					t.Fatalf("poisoned by %v, want %v", err, tt.want)
+				}
+				<-resigned
+				fs.heal()
+				free()
+				if _, err := m.Propose(t.Context(), AllocateProducerIDs{}); !errors.Is(err, ErrPoisoned) {
+					t.Fatalf("Propose on the healed disk: got %v, want ErrPoisoned: only a restart proves it good", err)
+				}
+				if !errors.Is(m.Poisoned(), ErrPoisoned) || m.Image().Topic("acked") == nil || m.raft().State() != raft.Shutdown {
+					t.Fatalf("poisoned %v, topic %v, raft %s", m.Poisoned(), m.Image().Topic("acked"), m.raft().State())
+				}
+				_ = m.Close() // reports the poison
+				if len(poisoned) != 0 {
+					t.Fatal("OnPoison was called twice")
+				}
+				m = open(t, o)
+				if m.Image().Topic("acked") == nil {
+					t.Fatal("acknowledged topic is lost")
+				}
+				propose(t, m, CreateTopic{Name: "again", Partitions: 1})
+			})
 		})
 	}
 }
@@ -129,6 +132,7 @@ func TestPoisonedStore(t *testing.T) {
 	fs, o := faultOptions(t.TempDir())
 	o.setDefaults()
 	m := &Meta{o: o, failed: make(chan struct{}), gate: newGate(1, 1), grown: make(chan struct{}, 1)}
+	m.trans = newTransport(&m.o, m.ClusterID)
 	so := m.storeOptions()
 	so.wal.Ring = uring.Options{Backend: uring.BackendPortable}
 	s, err := openStore(so)

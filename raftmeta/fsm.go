@@ -17,19 +17,24 @@ type fsm struct {
 	clk     clock.Clock
 	metrics *Metrics
 	fatal   func(error) // called when an entry cannot be applied: this node must not go on
+	applied func()      // called when an image was published
 
 	image  *Image // newest applied; the published one may have another ControllerID
-	broken error  // why nothing is applied any more
-	cause  error  // of the last failed Restore, which raft only logs
+	behind bool   // the published one is newer, see show
+	apply  thread // raft's fsm goroutine
+	snaps  *thread
+	broken error // why nothing is applied any more
+	cause  error // of the last failed Restore, which raft only logs
 }
 
 func newFSM(pub *publisher, clk clock.Clock, m *Metrics, fatal func(error)) *fsm {
-	return &fsm{pub: pub, clk: clk, metrics: m, fatal: fatal, image: pub.image.Load()}
+	return &fsm{pub: pub, clk: clk, metrics: m, fatal: fatal, applied: func() {}, image: pub.image.Load()}
 }
 
 // ApplyBatch applies committed entries in order and publishes one image for all of them. A command's failure is its result; an
 // entry that cannot be decoded stops the state machine for good, because the other nodes may well have applied it.
 func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
+	f.apply.enter()
 	start := f.clk.Now()
 	responses := make([]any, len(logs))
 	b := newBuilder(f.image)
@@ -38,11 +43,26 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 			responses[i] = f.applyEntry(b, l)
 		}
 	}
-	next, d := b.finish()
-	f.image = next
-	f.pub.publish(next, d)
+	f.show(b.finish())
+	f.applied()
+	f.metrics.commitIndex.Set(float64(logs[len(logs)-1].Index))
 	f.observe(start)
 	return responses
+}
+
+// show makes next the newest image, and publishes it. When raft is opened anew over an older snapshot, because a newer one could not be written,
+// it applies again what was published already: until it is that far nobody is shown the past.
+func (f *fsm) show(next *Image, d *Delta) {
+	f.image = next
+	cur := f.pub.image.Load()
+	if next.Version < cur.Version {
+		f.behind = true
+		return
+	}
+	if f.behind {
+		d, f.behind = diff(cur, next), false
+	}
+	f.pub.publish(next, d)
 }
 
 func (f *fsm) applyEntry(b *builder, l *raft.Log) any {
@@ -78,7 +98,7 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	if f.broken != nil {
 		return nil, f.broken
 	}
-	return imageSnapshot{f.image}, nil
+	return imageSnapshot{f.image, f.snaps}, nil
 }
 
 // Restore replaces everything by a snapshot.
@@ -91,9 +111,8 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	if err != nil {
 		return f.restoreFailed(fmt.Errorf("decode snapshot of %d bytes: %w", buf.Len(), err))
 	}
-	d := diff(f.image, img)
-	f.image, f.broken, f.cause = img, nil, nil
-	f.pub.publish(img, d)
+	f.broken, f.cause = nil, nil
+	f.show(img, diff(f.image, img))
 	f.observe(f.clk.Now())
 	return nil
 }
@@ -104,9 +123,14 @@ func (f *fsm) restoreFailed(err error) error {
 }
 
 // imageSnapshot writes an image to a snapshot.
-type imageSnapshot struct{ img *Image }
+type imageSnapshot struct {
+	img *Image
+	on  *thread
+}
 
+// Persist runs on raft's goroutine of snapshots.
 func (s imageSnapshot) Persist(sink raft.SnapshotSink) error {
+	s.on.enter()
 	if _, err := sink.Write(encodeImage(s.img)); err != nil {
 		return err // raft cancels the sink
 	}

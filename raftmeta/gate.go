@@ -2,7 +2,8 @@ package raftmeta
 
 import (
 	"fmt"
-	"sync"
+
+	"weir/internal/lockmeter"
 )
 
 // gate bounds and counts what is under way in raft, and shuts. Raft forgets those who wait for it when it is shut
@@ -13,7 +14,7 @@ type gate struct {
 	idle     chan struct{} // closed when shut and empty
 
 	mu struct {
-		sync.Mutex
+		lockmeter.Mutex
 		inside   int
 		bytes    int
 		shut     error
@@ -25,17 +26,19 @@ func newGate(limit, bytesMax int) *gate {
 	return &gate{max: limit, bytesMax: bytesMax, idle: make(chan struct{})}
 }
 
-// enter lets a change of so many bytes in, which leaves with the same number. One larger than the bound gets in alone.
+// enter lets a change of so many bytes in, which leaves with the same number. One larger than the bound gets in alone. What has no bytes is not a
+// caller's change but the office's or the quorum's own, a handful at most, and always gets in: a controller that finds its callers there already
+// must still be able to take office.
 func (g *gate) enter(bytes int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.mu.shut != nil {
 		return g.mu.shut
 	}
-	if g.mu.inside >= g.max {
+	if bytes > 0 && g.mu.inside >= g.max {
 		return fmt.Errorf("%w: %d changes under way, at most %d", ErrBackpressure, g.mu.inside, g.max)
 	}
-	if g.mu.bytes > 0 && g.mu.bytes+bytes > g.bytesMax {
+	if bytes > 0 && g.mu.bytes > 0 && g.mu.bytes+bytes > g.bytesMax {
 		return fmt.Errorf("%w: %d bytes of changes under way, %d more, at most %d", ErrBackpressure, g.mu.bytes, bytes, g.bytesMax)
 	}
 	g.mu.inside++

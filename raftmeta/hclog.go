@@ -7,20 +7,71 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"weir/internal/clock"
 )
 
 // raftLogger hands hashicorp/raft's log to slog, one level down each: what the library tells of its daily work is of
-// interest to its debuggers, and what it warns of (an election at each start) is no operator's concern. Errors stay errors.
+// interest to its debuggers, and what it warns of (an election at each start) is no operator's concern. Errors stay errors, but for those that only say that
+// another node does not answer: the transport says that once, when it begins and when it is over.
+//
+// A node that is away makes the library say the same several times a second. Each message is logged once in repeatAfter, with how often it was
+// left out since.
 type raftLogger struct {
 	log     *slog.Logger
 	name    string
 	implied []any
+	repeats *repeats
 }
 
-func newRaftLogger(l *slog.Logger) *raftLogger { return &raftLogger{log: l, name: "raft"} }
+func newRaftLogger(l *slog.Logger, clk clock.Clock) *raftLogger {
+	return &raftLogger{log: l, name: "raft", repeats: &repeats{clk: clk}}
+}
+
+const (
+	repeatAfter = 10 * time.Second
+	repeatsMax  = 256 // different messages; the library's are constants
+)
+
+// repeats knows what was said lately.
+type repeats struct {
+	clk clock.Clock
+	mu  struct {
+		sync.Mutex
+		said map[string]*repeat
+	}
+}
+
+type repeat struct {
+	at   time.Time
+	left int // out since
+}
+
+// again says whether a message is due, and how often it was not since it last was.
+func (r *repeats) again(msg string) (left int, due bool) {
+	now := r.clk.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := r.mu.said[msg]
+	if last != nil && now.Sub(last.at) < repeatAfter {
+		last.left++
+		return 0, false
+	}
+	if last == nil {
+		if r.mu.said == nil || len(r.mu.said) >= repeatsMax {
+			r.mu.said = make(map[string]*repeat)
+		}
+		last = &repeat{}
+		r.mu.said[msg] = last
+	}
+	left = last.left
+	last.at, last.left = now, 0
+	return left, true
+}
 
 const levelTrace = slog.LevelDebug - 4
 
@@ -36,14 +87,32 @@ func slogLevel(l hclog.Level) slog.Level {
 	return levelTrace
 }
 
+// unreachable are the errors of hashicorp/raft v1.8 that say that a message was not answered.
+var unreachable = map[string]bool{
+	"failed to heartbeat to": true, "failed to appendEntries to": true, "failed to make requestVote RPC": true, "failed to make preVote RPC": true,
+	"failed to pipeline appendEntries": true,
+}
+
 func (l *raftLogger) Log(level hclog.Level, msg string, args ...any) {
 	sl := slogLevel(level)
+	if unreachable[msg] {
+		sl = slog.LevelDebug
+	}
 	if !l.log.Enabled(context.Background(), sl) {
 		return
 	}
-	attrs := make([]any, 0, len(args))
+	attrs := make([]any, 0, len(args)+2)
 	for _, a := range args {
 		attrs = append(attrs, render(a))
+	}
+	if sl >= slog.LevelInfo {
+		left, due := l.repeats.again(msg)
+		if !due {
+			return
+		}
+		if left > 0 {
+			attrs = append(attrs, "repeated", left)
+		}
 	}
 	l.log.Log(context.Background(), sl, l.name+": "+msg, attrs...)
 }
@@ -83,7 +152,7 @@ func (l *raftLogger) ImpliedArgs() []any { return l.implied }
 
 func (l *raftLogger) With(args ...any) hclog.Logger {
 	implied := append(append([]any(nil), l.implied...), args...)
-	return &raftLogger{log: l.log.With(args...), name: l.name, implied: implied}
+	return &raftLogger{log: l.log.With(args...), name: l.name, implied: implied, repeats: l.repeats}
 }
 
 func (l *raftLogger) Name() string { return l.name }
@@ -91,7 +160,7 @@ func (l *raftLogger) Name() string { return l.name }
 func (l *raftLogger) Named(name string) hclog.Logger { return l.ResetNamed(l.name + "." + name) }
 
 func (l *raftLogger) ResetNamed(name string) hclog.Logger {
-	return &raftLogger{log: l.log, name: name, implied: l.implied}
+	return &raftLogger{log: l.log, name: name, implied: l.implied, repeats: l.repeats}
 }
 
 // SetLevel does nothing: the slog handler decides.

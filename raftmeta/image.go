@@ -34,22 +34,33 @@ type Topic struct {
 	Internal   bool
 }
 
-// Partition says who holds and who leads a partition. Leader is -1 if nobody does.
+// Partition says who holds and who leads a partition. Leader is -1 if nobody does. LeaderEpoch rises with every leadership,
+// PartitionEpoch with every change. Adding and Removing are part of Replicas, and empty unless the partition is being reassigned.
 type Partition struct {
 	Leader         int32
 	LeaderEpoch    int32
 	PartitionEpoch int32
 	Replicas       []int32
 	ISR            []int32
+	Adding         []int32
+	Removing       []int32
 }
 
 // Broker is a registered broker. Epoch is the raft index of its registration: it tells a restarted broker from its former life.
+// A fenced broker leads nothing and clients do not see it; one that is shutting down leads nothing new; one that is leaving is being
+// decommissioned: it gets no new replicas, and others take over those that it has.
 type Broker struct {
-	ID    int32
-	Host  string
-	Port  int32
-	Rack  string
-	Epoch int64
+	ID           int32
+	Host         string
+	Port         int32
+	Rack         string
+	Epoch        int64
+	PeerHost     string // where the other nodes reach it; empty on a single node
+	PeerPort     int32
+	Incarnation  [16]byte // of its process: a restarted one has another; zero on a single node
+	Fenced       bool
+	ShuttingDown bool
+	Leaving      bool
 }
 
 // ResourceType is what a configuration belongs to; the numbers are Kafka's.

@@ -5,8 +5,11 @@ import (
 	"maps"
 )
 
-// imageVersion is the first byte of an encoded image. See docs/format/metadata.md.
-const imageVersion = 1
+// imageVersion is the first byte of an encoded image; those from imageVersionMin on are read. See docs/format/metadata.md.
+const (
+	imageVersion    = 3
+	imageVersionMin = 1 // before there were several nodes
+)
 
 // snapshotBytesMax bounds a snapshot: some 10 million partitions.
 const snapshotBytesMax = 256 << 20
@@ -25,6 +28,12 @@ func encodeImage(img *Image) []byte {
 		e.int(int64(b.Port))
 		e.string(b.Rack)
 		e.int(b.Epoch)
+		e.string(b.PeerHost)
+		e.int(int64(b.PeerPort))
+		e.id(b.Incarnation)
+		e.bool(b.Fenced)
+		e.bool(b.ShuttingDown)
+		e.bool(b.Leaving)
 	}
 	e.uint(uint64(len(img.configs)))
 	for _, r := range img.resources() {
@@ -52,32 +61,46 @@ func encodeTopic(e *encoder, t *Topic) {
 		e.int(int64(p.PartitionEpoch))
 		e.ints(p.Replicas)
 		e.ints(p.ISR)
+		// Reassignments are rare: a byte says that there is none.
+		moving := len(p.Adding)+len(p.Removing) > 0
+		e.bool(moving)
+		if moving {
+			e.ints(p.Adding)
+			e.ints(p.Removing)
+		}
 	}
 }
 
 // decodeImage checks what the encoder guarantees, too: order, uniqueness, ids. ControllerID is -1.
 func decodeImage(b []byte) (*Image, error) {
 	d := &decoder{b: b}
-	if v := d.byte(); d.err == nil && v != imageVersion {
-		return nil, fmt.Errorf("%w: snapshot has version %d, want %d", ErrVersion, v, imageVersion)
+	version := d.byte()
+	if d.err == nil && (version < imageVersionMin || version > imageVersion) {
+		return nil, fmt.Errorf("%w: snapshot has version %d, want %d to %d", ErrVersion, version, imageVersionMin, imageVersion)
 	}
 	img := emptyImage()
 	img.Version = d.uint()
 	img.ClusterID = d.string()
 	img.producerID = d.int()
-	decodeBrokers(d, img)
+	decodeBrokers(d, img, version)
 	decodeConfigs(d, img)
-	decodeTopics(d, img)
+	decodeTopics(d, img, version)
 	if err := d.end(); err != nil {
 		return nil, err
 	}
 	return img, nil
 }
 
-func decodeBrokers(d *decoder, img *Image) {
+func decodeBrokers(d *decoder, img *Image, version byte) {
 	const brokerBytesMin = 5
 	for range d.count(brokerBytesMin) {
 		b := Broker{ID: d.int32(), Host: d.string(), Port: d.int32(), Rack: d.string(), Epoch: d.int()}
+		if version >= 2 {
+			b.PeerHost, b.PeerPort, b.Incarnation, b.Fenced, b.ShuttingDown = d.string(), d.int32(), d.id(), d.bool(), d.bool()
+		}
+		if version >= 3 {
+			b.Leaving = d.bool()
+		}
 		if n := len(img.brokers); n > 0 && img.brokers[n-1].ID >= b.ID {
 			d.fail("broker %d follows %d", b.ID, img.brokers[n-1].ID)
 		}
@@ -112,12 +135,12 @@ func decodeConfigs(d *decoder, img *Image) {
 	}
 }
 
-func decodeTopics(d *decoder, img *Image) {
+func decodeTopics(d *decoder, img *Image, version byte) {
 	const topicBytesMin = 20
 	names, ids, unified := img.byName.txn(), img.byID.txn(), img.byUnified.txn()
 	last := ""
 	for range d.count(topicBytesMin) {
-		t := decodeTopic(d)
+		t := decodeTopic(d, version)
 		if d.err == nil && t.Name <= last {
 			d.fail("topic %q follows %q", t.Name, last)
 		}
@@ -138,12 +161,15 @@ func decodeTopics(d *decoder, img *Image) {
 	img.byName, img.byID, img.byUnified = names.commit(), ids.commit(), unified.commit()
 }
 
-func decodeTopic(d *decoder) *Topic {
+func decodeTopic(d *decoder, version byte) *Topic {
 	const partitionBytesMin = 5
 	t := &Topic{Name: d.string(), ID: d.id(), Internal: d.bool(), Configs: d.pairs()}
 	t.Partitions = make([]Partition, d.count(partitionBytesMin))
 	for i := range t.Partitions {
 		t.Partitions[i] = Partition{Leader: d.int32(), LeaderEpoch: d.int32(), PartitionEpoch: d.int32(), Replicas: d.ints(), ISR: d.ints()}
+		if version >= 2 && d.bool() {
+			t.Partitions[i].Adding, t.Partitions[i].Removing = d.ints(), d.ints()
+		}
 		if d.err != nil {
 			return t
 		}

@@ -44,6 +44,7 @@ type Offline struct {
 	lost    int // findings of severity Lost
 	byHand  int
 	torn    bool // the last thing in the log is damage
+	unnamed bool // meta.properties is good and does not know the cluster yet
 }
 
 const doRepair = "see weir log repair --metadata"
@@ -91,6 +92,7 @@ func (o *Offline) properties(fsys vfs.FS) error {
 		return nil
 	}
 	o.Node, o.Cluster = p.nodeID, p.clusterID
+	o.unnamed = p.clusterID == ""
 	return nil
 }
 
@@ -187,6 +189,9 @@ func seemingRecord(head, body []byte) string {
 // join says what is missing between snapshot and log, and inside the log.
 func (o *Offline) join() {
 	r := o.found
+	if o.meta != nil {
+		r.dropReplaced(o.meta)
+	}
 	next := o.Snapshot + 1
 	if r.deleted > o.Snapshot {
 		o.find(damage.Finding{Severity: damage.Lost, File: path.Join(o.dir, "snapshots"), What: fmt.Sprintf("the log was cut up to entry %d, the newest good snapshot ends at %d", r.deleted, o.Snapshot), Do: doRepair})
@@ -227,7 +232,7 @@ func (o *Offline) build() {
 // identity compares the ids of meta.properties with the metadata's own.
 func (o *Offline) identity() {
 	want := o.Image.ClusterID
-	if want == "" || want == o.Cluster {
+	if want == "" || want == o.Cluster || o.unnamed { // the last: the next start writes it
 		return
 	}
 	what := "the file is missing"

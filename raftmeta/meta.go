@@ -1,31 +1,48 @@
 package raftmeta
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"path"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"weir/internal/clock"
+	"weir/internal/lockmeter"
 )
 
 // Meta is this node's part in the cluster's metadata. All methods may be called from any goroutine.
 type Meta struct {
 	o       Options
-	props   properties
+	disk    *disk
+	cluster atomic.Pointer[string] // the id in meta.properties, empty: not known yet
 	store   *store
 	snaps   *snapshots
 	fsm     *fsm
 	pub     *publisher
-	raft    *raft.Raft
+	trans   *transport
 	gate    *gate
 	grown   chan struct{} // holds one: the log wants a snapshot
-	ready   chan struct{} // closed once leader and applied
+	named   chan struct{} // holds one: the cluster has its id, here
+	ready   chan struct{} // closed once see Ready
+	settled chan struct{} // holds one: what Ready waits for may be true now
+	torn    chan struct{} // holds one: raft has to be opened anew, see reopen.go
+	led     chan struct{} // closed when the lead goroutine has ended
 	failed  chan struct{} // closed on poison
 	closing chan struct{}
 	wg      sync.WaitGroup
+	office  office
+
+	reloading sync.Mutex // raft's settings are being read and written
+	vigil     struct {   // watchLeader's
+		sync.Mutex
+		timer  clock.Timer
+		opened time.Time // raft
+		ended  bool
+	}
 
 	poisonOnce sync.Once
 	closeOnce  sync.Once
@@ -42,31 +59,46 @@ func Open(o Options) (*Meta, error) {
 	}
 	m := &Meta{
 		o: o, pub: newPublisher(), gate: newGate(o.ProposalsMax, o.flightBytes()),
-		grown: make(chan struct{}, 1), ready: make(chan struct{}), failed: make(chan struct{}), closing: make(chan struct{}),
+		grown: make(chan struct{}, 1), named: make(chan struct{}, 1), ready: make(chan struct{}), settled: make(chan struct{}, 1), torn: make(chan struct{}, 1), led: make(chan struct{}),
+		failed: make(chan struct{}), closing: make(chan struct{}), office: newOffice(),
 	}
+	m.pub.mu.MeterBy(o.Locks, lockmeter.Metadata)
+	m.gate.mu.MeterBy(o.Locks, lockmeter.Raft)
+	m.trans = newTransport(&m.o, m.ClusterID)
 	m.fsm = newFSM(m.pub, o.Clock, o.Metrics, m.poison)
+	m.fsm.applied = m.trans.tellAll
+	m.trans.onTorn = func() { notify(m.torn) }
+	m.trans.shorten = m.shorten
 	if err := m.openFiles(); err != nil {
 		return nil, fmt.Errorf("open metadata: %w", err)
 	}
 	if err := m.startRaft(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open metadata: %w", err), m.store.close())
 	}
-	m.wg.Add(2)
+	m.pub.subscribe(m.watch)
+	m.wg.Add(3)
 	go m.lead()
 	go m.snap()
+	go m.identify()
 	m.hurry()
+	if m.o.Sender != nil {
+		m.watchLeader()
+	}
 	return m, nil
 }
 
 func (m *Meta) openFiles() error {
 	d := newDisk(m.o.FS, m.o.Ring, m.o.IOTimeout)
+	d.pace = m.o.Pace
+	m.disk = d
 	if err := d.makeDir(m.o.Dir); err != nil {
 		return err
 	}
-	var err error
-	if m.props, err = loadProperties(d, &m.o); err != nil {
+	props, err := loadProperties(d, &m.o)
+	if err != nil {
 		return err
 	}
+	m.cluster.Store(&props.clusterID)
 	if m.snaps, err = openSnapshots(d, path.Join(m.o.Dir, "snapshots"), m.o.Clock, m.o.Logger, m.o.Metrics); err != nil {
 		return err
 	}
@@ -91,6 +123,9 @@ func (m *Meta) checkJoint() error {
 	var covered uint64
 	if len(list) > 0 {
 		covered = list[0].Index
+		if err := m.dropReplaced(list[0]); err != nil {
+			return err
+		}
 	}
 	first, _ := m.store.FirstIndex()
 	if deleted := m.store.prefixDeleted(); covered < deleted {
@@ -102,84 +137,23 @@ func (m *Meta) checkJoint() error {
 	return nil
 }
 
+// raft is the library's part. It is another one after reopen.
+func (m *Meta) raft() *raft.Raft { return m.trans.raft.Load() }
+
 func (m *Meta) startRaft() error {
-	c := m.o.raftConfig()
 	if err := m.bootstrap(); err != nil {
 		return err
 	}
-	r, err := raft.NewRaft(c, m.fsm, m.store, m.store, m.snaps, m.o.Transport)
+	r, err := m.newRaft()
 	if err != nil {
-		return errors.Join(err, m.fsm.cause) // raft only logs why a snapshot could not be restored
+		return err
 	}
-	m.raft = r
-	if id := m.Image().ClusterID; id != "" && id != m.props.clusterID {
-		return errors.Join(fmt.Errorf("%w: %s says cluster.id=%s, the snapshot is of %s", ErrWrongCluster, propertiesName, m.props.clusterID, id), r.Shutdown().Error())
+	m.trans.raft.Store(r)
+	if err := m.checkCluster(m.Image().ClusterID); err != nil {
+		m.trans.close()
+		return errors.Join(err, r.Shutdown().Error())
 	}
 	return nil
-}
-
-// bootstrap makes an empty directory the cluster of this one node. raft.BootstrapCluster does not finish what a crash
-// interrupted; this does: the configuration is written if there is neither log nor snapshot, whatever the term.
-func (m *Meta) bootstrap() error {
-	list, err := m.snaps.List()
-	if err != nil {
-		return err
-	}
-	if last, _ := m.store.LastIndex(); last > 0 || len(list) > 0 {
-		return nil
-	}
-	term, err := m.store.GetUint64([]byte(keyCurrentTerm))
-	if err != nil {
-		return err
-	}
-	if term == 0 {
-		term = 1
-		if err := m.store.SetUint64([]byte(keyCurrentTerm), term); err != nil {
-			return err
-		}
-	}
-	self := raft.Server{Suffrage: raft.Voter, ID: serverID(m.o.NodeID), Address: m.o.Transport.LocalAddr()}
-	return m.store.StoreLog(&raft.Log{
-		Index: 1, Term: 1, Type: raft.LogConfiguration,
-		Data: raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{self}}),
-	})
-}
-
-// hurry lets the only voter elect itself at once rather than after the heartbeat timeout: raft tries immediately when that
-// timeout is lowered while it follows, and it was set a nanosecond too high for this. With several voters nothing is hurried.
-func (m *Meta) hurry() {
-	f := m.raft.GetConfiguration()
-	if f.Error() != nil {
-		return
-	}
-	servers := f.Configuration().Servers
-	if len(servers) != 1 || servers[0].ID != serverID(m.o.NodeID) {
-		return
-	}
-	rc := m.raft.ReloadableConfig()
-	rc.HeartbeatTimeout, rc.ElectionTimeout = raftPatience, raftPatience
-	if err := m.raft.ReloadConfig(rc); err != nil {
-		m.o.Logger.Warn("first election is not hurried", "error", err)
-	}
-}
-
-// Ready waits until this node leads, has applied its log and the cluster has its id.
-func (m *Meta) Ready(ctx context.Context) error {
-	select {
-	case <-m.ready:
-		return nil
-	default:
-	}
-	select {
-	case <-m.ready:
-		return nil
-	case <-m.failed:
-		return m.Poisoned()
-	case <-m.closing:
-		return ErrClosed
-	case <-ctx.Done():
-		return fmt.Errorf("metadata is not ready: %w (raft is %s)", ctx.Err(), m.raft.State())
-	}
 }
 
 // Image returns the metadata as this node knows it now. It is never nil and never changes.
@@ -200,8 +174,14 @@ func (m *Meta) Poisoned() error {
 	}
 }
 
-// ClusterID is the id in this node's directory, known before Ready.
-func (m *Meta) ClusterID() string { return m.props.clusterID }
+// ClusterID is the id in this node's directory: known before Ready, but for a node that is new in a cluster. It may be called
+// from any goroutine.
+func (m *Meta) ClusterID() string {
+	if id := m.cluster.Load(); id != nil {
+		return *id
+	}
+	return ""
+}
 
 // OldestIO is the age of the oldest write of the log in flight, 0 if there is none.
 func (m *Meta) OldestIO() time.Duration { return m.store.wal.OldestIO() }
@@ -210,13 +190,15 @@ func (m *Meta) OldestIO() time.Duration { return m.store.wal.OldestIO() }
 func (m *Meta) poison(err error) {
 	m.poisonOnce.Do(func() {
 		m.gate.poison(err)
+		m.trans.silence(err)
 		m.o.Metrics.poisoned.Set(1)
 		close(m.failed)
 		m.o.OnPoison(err)
 	})
 }
 
-// Close stops taking part and frees everything. What Propose has begun is finished first. It takes at most some 10 s, on a stalled disk.
+// Close stops taking part and frees everything. What Propose has begun is finished first, and a controller hands its office to another
+// voter. It takes at most some 10 s, on a stalled disk.
 func (m *Meta) Close() error {
 	m.closeOnce.Do(func() { m.closeErr = m.close() })
 	return m.closeErr
@@ -225,10 +207,14 @@ func (m *Meta) Close() error {
 func (m *Meta) close() error {
 	m.gate.shutFor(ErrClosed)
 	close(m.closing)
+	m.endWatch()
 	ended := make(chan error, 1)
 	go func() {
 		<-m.gate.idle
-		err := m.raft.Shutdown().Error()
+		<-m.led // from here on raft is not opened anew
+		m.handOver()
+		m.trans.close()
+		err := m.raft().Shutdown().Error()
 		m.wg.Wait()
 		ended <- errors.Join(err, m.store.close())
 	}()

@@ -246,7 +246,7 @@ func TestRefusesAnotherClustersLog(t *testing.T) {
 	}
 	shut(t, m)
 	name := filepath.Join(o.Dir, propertiesName)
-	if err := os.WriteFile(name, []byte(properties{1, FormatID(NewID())}.String()), 0o600); err != nil {
+	if err := os.WriteFile(name, []byte(properties{nodeID: 1, clusterID: FormatID(NewID())}.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Open(o); !errors.Is(err, ErrWrongCluster) {

@@ -1,6 +1,11 @@
 package raftmeta
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // Metrics are the package's metrics.
 type Metrics struct {
@@ -17,6 +22,15 @@ type Metrics struct {
 	partitions      prometheus.Gauge
 	leader          prometheus.Gauge
 	poisoned        prometheus.Gauge
+
+	term              prometheus.Gauge
+	commitIndex       prometheus.Gauge
+	leaderChanges     prometheus.Counter
+	appendFailures    prometheus.Counter
+	heralds           prometheus.Counter
+	snapshotSends     *prometheus.CounterVec
+	snapshotSendBytes prometheus.Counter
+	lastContact       *prometheus.GaugeVec
 }
 
 // NewMetrics registers the metrics with reg; with a nil reg they work but are not registered.
@@ -44,10 +58,30 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		partitions:      gauge("weir_raftmeta_partitions", "Partitions in the current image."),
 		leader:          gauge("weir_raftmeta_is_controller", "1 while this node is the controller."),
 		poisoned:        gauge("weir_raftmeta_poisoned", "1 once the metadata log could not be written."),
+
+		term:              gauge("weir_raftmeta_term", "Raft term, as of the last change of the controller."),
+		commitIndex:       gauge("weir_raftmeta_commit_index", "Raft index that is known to be committed, as of the last change applied."),
+		leaderChanges:     counter("weir_raftmeta_leader_changes_total", "Times that this node saw another controller than before."),
+		appendFailures:    counter("weir_raftmeta_append_failures_total", "Messages with log entries that a node did not take."),
+		heralds:           counter("weir_raftmeta_commit_messages_total", "Messages that told a node at once what is committed."),
+		snapshotSendBytes: counter("weir_raftmeta_snapshot_send_bytes_total", "Bytes of snapshots sent to other nodes."),
+		snapshotSends: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_raftmeta_snapshot_sends_total", Help: "Snapshots sent to other nodes, by result.",
+		}, []string{"result"}),
+		lastContact: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "weir_raftmeta_last_contact_timestamp_seconds", Help: "When a node last answered a raft message of this node.",
+		}, []string{"node"}),
 	}
 	if reg != nil {
 		reg.MustRegister(m.commitSeconds, m.applySeconds, m.storeSeconds, m.snapshotSeconds, m.snapshotFails, m.refused,
-			m.imageVersion, m.logEntries, m.logBytes, m.topics, m.partitions, m.leader, m.poisoned)
+			m.imageVersion, m.logEntries, m.logBytes, m.topics, m.partitions, m.leader, m.poisoned,
+			m.term, m.commitIndex, m.leaderChanges, m.appendFailures, m.heralds, m.snapshotSends, m.snapshotSendBytes, m.lastContact)
 	}
 	return m
 }
+
+func (m *Metrics) contact(node int32, at time.Time) {
+	m.lastContact.WithLabelValues(metricNode(node)).Set(float64(at.UnixMilli()) / 1000)
+}
+
+func metricNode(node int32) string { return strconv.Itoa(int(node)) }

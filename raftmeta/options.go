@@ -3,12 +3,15 @@ package raftmeta
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/hashicorp/raft"
 
 	"weir/internal/clock"
+	"weir/internal/lockmeter"
+	"weir/internal/pace"
 	"weir/internal/vfs"
 	"weir/uring"
 )
@@ -20,14 +23,27 @@ type Options struct {
 	NodeID int32
 	// ClusterID, if set, must be that of the directory, and is used on the first start; else that start invents one.
 	ClusterID string
-	// Transport carries raft's messages. nil: a transport that reaches nobody, for a cluster of this one node.
-	Transport raft.Transport
-	Clock     clock.Clock
-	Logger    *slog.Logger
-	Metrics   *Metrics
-	Ring      uring.Options
+	// Sender carries raft's messages to the other nodes, whose HandleRPC answers them. nil: this node is alone.
+	Sender   Sender
+	PeerAddr string // own address for the others; with a Sender
+	// Voters are those that a new cluster begins with, the same on all of them. Empty: this node alone. Without this node among
+	// them it waits to be added. They are of no account once the directory knows a cluster.
+	Voters []Voter
+	// OnOffice is called when this node took office as the controller, with everything that was committed before applied, and
+	// when it lost it. Calls are one after another, begin with leading and alternate. It must not block.
+	OnOffice func(term uint64, leading bool)
+
+	Clock   clock.Clock
+	Logger  *slog.Logger
+	Metrics *Metrics
+	Locks   *lockmeter.Meter // measures the locks; may be nil
+	Ring    uring.Options
+	Pace    *pace.Pace // of all background writes to the device; nil: one of its own
 	// OnPoison is called once when the log cannot be written any more. It must not block, nor call Close.
 	OnPoison func(error)
+	// OnLogThread, if set, is called on the OS thread of the log's committer when that begins.
+	OnLogThread func()
+	Threads     Threads
 
 	StoreTimeout   time.Duration // a log write is durable within this, or the log is poisoned; 1 s
 	ProposeTimeout time.Duration // bounds Propose; 5 s
@@ -37,14 +53,21 @@ type Options struct {
 	SnapshotBytes  int64         // take a snapshot when the log holds so many bytes of its files; a quarter of all
 	TrailingLogs   int           // entries kept behind a snapshot, as far as they fit SnapshotBytes/2; 1024
 	ProposalsMax   int           // Proposes under way; 1024
+
+	// In a cluster: a follower that hears nothing for HeartbeatTimeout stands for election, an election without a winner is
+	// repeated after ElectionTimeout (never less than that), a leader that reaches no majority for LeaseTimeout steps down. 1 s, 1 s, 500 ms.
+	HeartbeatTimeout time.Duration
+	ElectionTimeout  time.Duration
+	LeaseTimeout     time.Duration
 }
 
 const (
 	entryBytesMax   = 1 << 20 // of one Propose
 	groupBytesMax   = 1 << 20
-	raftPatience    = 2 * time.Second // heartbeat and election timeouts
+	raftPatience    = 2 * time.Second // heartbeat and election timeouts of a node that is alone
 	raftLease       = 1 * time.Second
-	raftBatch       = 64 // entries per group commit and per ApplyBatch
+	commitTimeout   = 250 * time.Millisecond // followers hear of a commit from a herald; this is for what gets lost
+	raftBatch       = 64                     // entries per group commit and per ApplyBatch
 	snapshotByRaft  = 365 * 24 * time.Hour
 	closeTimeout    = 10 * time.Second
 	logFilesMin     = 8
@@ -61,6 +84,9 @@ func (o *Options) setDefaults() {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}
+	if o.Pace == nil {
+		o.Pace = pace.New(o.Clock, nil)
+	}
 	if o.OnPoison == nil {
 		o.OnPoison = func(error) {}
 	}
@@ -72,9 +98,13 @@ func (o *Options) setDefaults() {
 	setDefault(&o.SnapshotBytes, o.FileBytes*int64(o.FilesMax)/4)
 	setDefault(&o.TrailingLogs, 1024)
 	setDefault(&o.ProposalsMax, 1024)
-	if o.Transport == nil {
-		// Reaches nobody: an in-memory transport without peers. A cluster injects the transport of its peer connections.
-		_, o.Transport = raft.NewInmemTransport(raft.ServerAddress(serverID(o.NodeID)))
+	setDefault(&o.HeartbeatTimeout, time.Second)
+	setDefault(&o.ElectionTimeout, o.HeartbeatTimeout)
+	setDefault(&o.LeaseTimeout, min(500*time.Millisecond, o.HeartbeatTimeout/2))
+	o.ElectionTimeout = max(o.ElectionTimeout, o.HeartbeatTimeout) // raft wants them in this order, Kafka's keys know none
+	o.LeaseTimeout = min(o.LeaseTimeout, o.HeartbeatTimeout)
+	if o.OnOffice == nil {
+		o.OnOffice = func(uint64, bool) {}
 	}
 }
 
@@ -95,8 +125,23 @@ func (o *Options) validate() error {
 		return fmt.Errorf("open metadata: %d log files of %d bytes, want at least %d of %d", o.FilesMax, o.FileBytes, logFilesMin, logFileBytesMin)
 	case o.SnapshotBytes > o.refuseBytes():
 		return fmt.Errorf("open metadata: snapshot at %d bytes of log, want at most %d", o.SnapshotBytes, o.refuseBytes())
+	case o.Sender != nil && (o.PeerAddr == "" || len(o.PeerAddr) > peerAddrBytesMax):
+		return fmt.Errorf("open metadata: peer address of %d bytes, want 1 to %d", len(o.PeerAddr), peerAddrBytesMax)
+	case o.Sender == nil && slices.ContainsFunc(o.Voters, func(v Voter) bool { return v.ID != o.NodeID }):
+		return fmt.Errorf("open metadata: voters %v without a way to reach them", o.Voters)
 	case o.TrailingLogs < 1 || o.ProposalsMax < 1:
 		return fmt.Errorf("open metadata: %d trailing entries and %d proposals, want at least 1", o.TrailingLogs, o.ProposalsMax)
+	}
+	return o.validateVoters()
+}
+
+// validateVoters refuses what raft would only fail on later.
+func (o *Options) validateVoters() error {
+	for i, v := range o.Voters {
+		twice := slices.ContainsFunc(o.Voters[:i], func(w Voter) bool { return w.ID == v.ID || w.Addr == v.Addr })
+		if v.ID < 0 || v.Addr == "" || len(v.Addr) > peerAddrBytesMax || twice {
+			return fmt.Errorf("open metadata: voter %d at %q, want an id and an address that no other has", v.ID, v.Addr)
+		}
 	}
 	return nil
 }
@@ -111,11 +156,15 @@ func (o *Options) flightBytes() int { return int(o.FileBytes * int64(o.FilesMax)
 func (o *Options) raftConfig() *raft.Config {
 	c := raft.DefaultConfig()
 	c.LocalID = serverID(o.NodeID)
-	c.Logger = newRaftLogger(o.Logger)
+	c.Logger = newRaftLogger(o.Logger, o.Clock)
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = raftPatience, raftPatience, raftLease
+	if o.Sender != nil {
+		c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = o.HeartbeatTimeout, o.ElectionTimeout, o.LeaseTimeout
+		c.CommitTimeout = commitTimeout
+	}
 	// One more than in steady: see Meta.hurry.
-	c.HeartbeatTimeout = raftPatience + 1
-	c.ElectionTimeout = raftPatience + 1
-	c.LeaderLeaseTimeout = raftLease
+	c.HeartbeatTimeout++
+	c.ElectionTimeout++
 	c.MaxAppendEntries = raftBatch
 	c.SnapshotInterval = snapshotByRaft
 	c.SnapshotThreshold = 1 << 62

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// meta.properties says whose directory this is, in text, as Kafka's file of the same name does. It is written once,
-// before anything else.
+// meta.properties says whose directory this is, in text, as Kafka's file of the same name does. It is written before anything
+// else; in a cluster a second time, when the node first hears the cluster's id.
 const (
 	propertiesName     = "meta.properties"
 	propertiesVersion  = 1
@@ -19,7 +19,7 @@ const (
 
 type properties struct {
 	nodeID    int32
-	clusterID string
+	clusterID string // empty: of a cluster whose id this node has not heard yet
 }
 
 // loadProperties reads the file and checks it against the options, or writes it on the first start.
@@ -28,8 +28,8 @@ func loadProperties(d *disk, o *Options) (properties, error) {
 	b, err := d.read(name, propertiesBytesMax)
 	if errors.Is(err, fs.ErrNotExist) {
 		p := properties{nodeID: o.NodeID, clusterID: o.ClusterID}
-		if p.clusterID == "" {
-			p.clusterID = FormatID(NewID())
+		if p.clusterID == "" && o.Sender == nil {
+			p.clusterID = FormatID(NewID()) // alone, this node is the cluster
 		}
 		return p, d.write(name, []byte(p.String()))
 	}
@@ -43,14 +43,18 @@ func loadProperties(d *disk, o *Options) (properties, error) {
 	if p.nodeID != o.NodeID {
 		return properties{}, fmt.Errorf("%w: %s says node.id=%d, this node is %d", ErrWrongNode, name, p.nodeID, o.NodeID)
 	}
-	if o.ClusterID != "" && p.clusterID != o.ClusterID {
+	if o.ClusterID != "" && p.clusterID != "" && p.clusterID != o.ClusterID {
 		return properties{}, fmt.Errorf("%w: %s says cluster.id=%s, this node is to join %s", ErrWrongCluster, name, p.clusterID, o.ClusterID)
 	}
 	return p, nil
 }
 
 func (p properties) String() string {
-	return fmt.Sprintf("version=%d\nnode.id=%d\ncluster.id=%s\n", propertiesVersion, p.nodeID, p.clusterID)
+	text := fmt.Sprintf("version=%d\nnode.id=%d\n", propertiesVersion, p.nodeID)
+	if p.clusterID != "" {
+		text += "cluster.id=" + p.clusterID + "\n"
+	}
+	return text
 }
 
 func parseProperties(text string) (properties, error) {
@@ -73,8 +77,8 @@ func parseProperties(text string) (properties, error) {
 	if err != nil || id < 0 {
 		return properties{}, fmt.Errorf("%w: node.id=%q, want a number >= 0", ErrCorrupt, values["node.id"])
 	}
-	cluster := values["cluster.id"]
-	if cluster == "" || len(cluster) > clusterIDBytesMax {
+	cluster, known := values["cluster.id"]
+	if known && (cluster == "" || len(cluster) > clusterIDBytesMax) {
 		return properties{}, fmt.Errorf("%w: cluster.id=%q, want 1 to %d characters", ErrCorrupt, cluster, clusterIDBytesMax)
 	}
 	return properties{nodeID: int32(id), clusterID: cluster}, nil

@@ -51,12 +51,16 @@ func (m *Meta) commit(ctx context.Context, data []byte) ([]Result, error) {
 		}
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, m.o.ProposeTimeout, fmt.Errorf("%w after %s", ErrTimeout, m.o.ProposeTimeout))
+	if m.raft().State() != raft.Leader {
+		m.gate.leave(len(data))
+		return nil, m.explain(raft.ErrNotLeader) // raft's main goroutine may be waiting for the disk
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, m.o.ProposeTimeout, &timeoutError{"", m.o.ProposeTimeout})
 	defer cancel()
 	ended := make(chan outcome, 1)
 	go func() {
 		defer m.gate.leave(len(data))
-		ended <- m.await(m.raft.Apply(data, m.o.ProposeTimeout))
+		ended <- m.await(m.raft().Apply(data, m.o.ProposeTimeout))
 	}()
 	select {
 	case out := <-ended:
@@ -95,14 +99,19 @@ func (m *Meta) explain(err error) error {
 	case m.Poisoned() != nil:
 		return m.Poisoned()
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
-		_, id := m.raft.LeaderWithID()
+		_, id := m.raft().LeaderWithID()
 		return fmt.Errorf("%w: node %d leads, as far as node %d knows", ErrNotLeader, nodeID(id), m.o.NodeID)
 	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrAbortedByRestore):
 		return fmt.Errorf("%w: %w", ErrLeadershipLost, err)
 	case errors.Is(err, raft.ErrEnqueueTimeout):
 		return fmt.Errorf("%w: raft took no change for %s", ErrTimeout, m.o.ProposeTimeout)
 	case errors.Is(err, raft.ErrRaftShutdown):
-		return ErrClosed
+		select {
+		case <-m.closing:
+			return ErrClosed
+		default:
+			return fmt.Errorf("%w: raft is being opened anew", ErrNotLeader)
+		}
 	}
 	return err
 }

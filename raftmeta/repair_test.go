@@ -5,9 +5,11 @@ import (
 	"path"
 	"strings"
 	"testing"
+	"time"
 
 	"weir/internal/damage"
 	"weir/internal/vfs"
+	"weir/uring"
 )
 
 // metaDir is a metadata directory with some topics, closed in order.
@@ -123,4 +125,40 @@ func damageTopic(t *testing.T, mem vfs.FS, topic string) {
 		return
 	}
 	t.Fatalf("no log entry creates %s", topic)
+}
+
+// TestInspectOfANodeInACluster: what is normal in a cluster is no finding, also where the id of the cluster is not written down yet, and where a
+// snapshot has replaced a log that is still there.
+func TestInspectOfANodeInACluster(t *testing.T) {
+	cluster(t, 3, func(t *testing.T, r *rig) {
+		r.allReady()
+		r.create("a")
+		img := r.converged()
+		for id := range int32(3) {
+			r.stop(id + 1)
+		}
+		fs := r.nodes[1].fs
+		look := func(what string) *Offline {
+			t.Helper()
+			off, found := inspect(t, fs)
+			if len(found) > 0 || off.Image.Topic("a") == nil || off.Node != 1 {
+				t.Errorf("%s: findings %v, image %+v", what, found, off.Image)
+			}
+			return off
+		}
+		if off := look("at rest"); off.Cluster != img.ClusterID {
+			t.Errorf("cluster %q, want %q", off.Cluster, img.ClusterID)
+		}
+		d := newDisk(fs, uring.Options{Backend: uring.BackendPortable}, time.Second)
+		if err := d.write("/data/meta/"+propertiesName, []byte(properties{nodeID: 1}.String())); err != nil {
+			t.Fatal(err)
+		}
+		look("without the cluster's id")
+		r.start(1, nil)
+		r.start(2, nil)
+		r.allReady()
+		if id := r.nodes[1].ClusterID(); id != img.ClusterID {
+			t.Errorf("cluster %q, want %q", id, img.ClusterID)
+		}
+	})
 }

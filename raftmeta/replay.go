@@ -67,6 +67,16 @@ func (r *replay) dropSuffix(index uint64) {
 	}
 }
 
+// dropReplaced forgets a log that a snapshot of another leader has replaced, as a start does (Meta.dropReplaced).
+func (r *replay) dropReplaced(snap *raft.SnapshotMeta) {
+	for i := range r.entries {
+		if r.entries[i].Index == snap.Index && r.entries[i].Term != snap.Term {
+			r.entries = nil
+			return
+		}
+	}
+}
+
 // whole returns the log from the entry behind covered on, with entries that do nothing in the holes. missing are their indexes.
 func (r *replay) whole(covered uint64) (logs []*raft.Log, missing []uint64) {
 	next, term := covered+1, uint64(1)

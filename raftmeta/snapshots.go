@@ -12,6 +12,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 
@@ -26,6 +27,7 @@ type snapshots struct {
 	clk     clock.Clock
 	log     *slog.Logger
 	metrics *Metrics
+	last    atomic.Pointer[raft.SnapshotMeta] // the newest one; nil: none, or not looked yet
 }
 
 const (
@@ -66,6 +68,27 @@ func snapshotID(term, index uint64) string { return fmt.Sprintf("%020d-%020d", t
 
 func (s *snapshots) file(id string) string { return path.Join(s.dir, id+snapshotSuffix) }
 
+// anchor is the place of the newest snapshot's last entry, 0 if there is none.
+func (s *snapshots) anchor() (index, term uint64) {
+	if s == nil {
+		return 0, 0
+	}
+	if m := s.last.Load(); m != nil {
+		return m.Index, m.Term
+	}
+	return 0, 0
+}
+
+// advance notes a snapshot that is on disk, unless there is a newer one.
+func (s *snapshots) advance(meta *raft.SnapshotMeta) {
+	for {
+		old := s.last.Load()
+		if old != nil && old.Index >= meta.Index || s.last.CompareAndSwap(old, meta) {
+			return
+		}
+	}
+}
+
 // ids returns what is there, newest first.
 func (s *snapshots) ids() ([]string, error) {
 	entries, err := s.disk.fs.List(s.dir)
@@ -95,6 +118,7 @@ func (s *snapshots) List() ([]*raft.SnapshotMeta, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.advance(meta)
 	return []*raft.SnapshotMeta{meta}, nil
 }
 
@@ -171,6 +195,7 @@ func (k *snapshotSink) Close() error {
 		k.store.metrics.snapshotFails.Inc()
 		return err
 	}
+	k.store.advance(&k.meta)
 	took := k.store.clk.Now().Sub(began)
 	k.store.metrics.snapshotSeconds.Observe(took.Seconds())
 	k.store.log.Info("metadata snapshot written", "index", k.meta.Index, "term", k.meta.Term, "bytes", len(k.b), "elapsed", took)
@@ -190,7 +215,7 @@ func appendSnapshotHead(b []byte, m *raft.SnapshotMeta) []byte {
 	b = append(b, snapshotMagic[:]...)
 	b = binary.LittleEndian.AppendUint32(b, snapshotVersion)
 	b = binary.LittleEndian.AppendUint32(b, 0)
-	e := encoder{b}
+	e := encoder{b: b}
 	e.uint(m.Index)
 	e.uint(m.Term)
 	e.uint(m.ConfigurationIndex)

@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
 
 	"weir/internal/clock"
+	"weir/internal/lockmeter"
 	"weir/wal"
 )
 
@@ -27,18 +27,19 @@ type store struct {
 	// order makes "append to the wal" and "remember what the wal's last word is" one step. Raft stores from its main goroutine and
 	// deletes prefixes from its snapshot goroutine; these two meet here. Taken before mu.
 	order struct {
-		sync.Mutex
+		lockmeter.Mutex
 		stable  map[string][]byte // values in the order of the wal, durable or not
 		storing int               // StoreLogs whose entries are in the wal's hands but not yet in mu.entries
 	}
 
 	mu struct {
-		sync.RWMutex
+		lockmeter.RWMutex
 		first     uint64 // index of entries[0]
 		entries   []storedLog
 		deleted   uint64  // highest index ever deleted as a prefix: a snapshot must cover it
 		deletion  wal.LSN // of the record that says so, 0 if there is none
 		stable    map[string]stableValue
+		voting    uint64 // the term of the vote that is being stored, 0: none is
 		poison    error
 		triggered bool // onGrown was called since the last prefix deletion
 	}
@@ -60,17 +61,18 @@ type storeOptions struct {
 	grownBytes int64 // onGrown is called when so many bytes of the wal cannot be recycled
 	onGrown    func()
 	onPoison   func(error)
+	covered    func() uint64 // index of the newest snapshot
+	anchor     func() (index, term uint64)
 	clk        clock.Clock
 	log        *slog.Logger
 	metrics    *Metrics
 }
 
-// keyCurrentTerm is raft's key for the term.
-const keyCurrentTerm = "CurrentTerm"
-
 // openStore opens the wal and replays it.
 func openStore(o storeOptions) (*store, error) {
 	s := &store{o: o}
+	s.order.MeterBy(o.wal.Locks, lockmeter.Raft)
+	s.mu.MeterBy(o.wal.Locks, lockmeter.Raft)
 	s.mu.stable = make(map[string]stableValue)
 	s.order.stable = make(map[string][]byte)
 	o.wal.OnCommit = committed
@@ -200,98 +202,6 @@ func (s *store) dropSuffix(index uint64) {
 	s.mu.entries = s.mu.entries[:keep]
 }
 
-// batch is what one write waits for.
-type batch struct {
-	left  int // entries not yet reported; the committer's
-	err   error
-	ended chan struct{}
-}
-
-// committed is the wal's OnCommit.
-func committed(group []*wal.Entry, err error) {
-	for _, e := range group {
-		b := e.Owner.(*batch)
-		if err != nil && b.err == nil {
-			b.err = err
-		}
-		if b.left--; b.left == 0 {
-			close(b.ended)
-		}
-	}
-}
-
-// commit appends what build returns, under the order lock, and waits. The entries stay the wal's if it times out.
-func (s *store) commit(build func() []*wal.Entry) error {
-	if err := s.poisoned(); err != nil {
-		return err
-	}
-	began := s.o.clk.Now()
-	b := &batch{ended: make(chan struct{})}
-	if err := s.append(b, build); err != nil {
-		return s.failed(err)
-	}
-	timeout := make(chan struct{})
-	timer := s.o.clk.AfterFunc(s.o.timeout, func() { close(timeout) })
-	defer timer.Stop()
-	select {
-	case <-b.ended:
-	case <-timeout:
-		return s.failed(fmt.Errorf("%w: not durable after %s, oldest write in flight for %s", ErrStoreTimeout,
-			s.o.timeout, s.wal.OldestIO().Round(time.Millisecond)))
-	}
-	s.o.metrics.storeSeconds.Observe(s.o.clk.Now().Sub(began).Seconds())
-	if b.err != nil {
-		return s.failed(b.err)
-	}
-	return nil
-}
-
-func (s *store) append(b *batch, build func() []*wal.Entry) error {
-	s.order.Lock()
-	defer s.order.Unlock()
-	entries := build()
-	b.left = len(entries)
-	for _, e := range entries {
-		e.Owner = b
-	}
-	return s.wal.AppendBatch(entries)
-}
-
-// failed turns the failure of a write into the poison, except where nothing was written and nothing is broken.
-func (s *store) failed(err error) error {
-	if errors.Is(err, wal.ErrTooLarge) {
-		return fmt.Errorf("%w: %w", ErrTooLarge, err)
-	}
-	if errors.Is(err, wal.ErrClosed) {
-		return fmt.Errorf("%w: %w", ErrClosed, err)
-	}
-	s.poison(err)
-	return s.poisoned()
-}
-
-// poison latches the first failure.
-func (s *store) poison(cause error) {
-	s.mu.Lock()
-	first := s.mu.poison == nil
-	if first {
-		s.mu.poison = fmt.Errorf("%w: %w", ErrPoisoned, cause)
-	}
-	err := s.mu.poison
-	s.mu.Unlock()
-	if first {
-		s.o.metrics.poisoned.Set(1)
-		s.o.log.Error("metadata log cannot be written, this node gives up its part in the metadata", "error", cause)
-		s.o.onPoison(err)
-	}
-}
-
-// poisoned is nil or why nothing is written any more.
-func (s *store) poisoned() error {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.mu.poison
-}
-
 // close commits nothing that was not asked for and frees everything.
 func (s *store) close() error { return s.wal.Close() }
 
@@ -320,6 +230,11 @@ func (s *store) GetLog(index uint64, l *raft.Log) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if index < s.mu.first || index-s.mu.first >= uint64(len(s.mu.entries)) {
+		// The place and term of the newest snapshot's last entry are known; raft asks for no more where it compares logs there.
+		if at, term := s.o.anchor(); index > 1 && index == at {
+			*l = raft.Log{Index: index, Term: term, Type: raft.LogNoop}
+			return nil
+		}
 		return raft.ErrLogNotFound
 	}
 	*l = s.mu.entries[index-s.mu.first].Log
@@ -379,12 +294,32 @@ func (s *store) DeleteRange(lo, hi uint64) error {
 	switch {
 	case first == 0 || lo > hi || hi < first || lo > last:
 		return nil
+	case lo <= first && hi >= last:
+		return s.deleteAll(first, last)
+	case lo <= first && hi == first:
+		return nil
 	case lo <= first:
-		return s.deletePrefix(min(hi, last))
+		// One entry more than asked for is kept: the snapshot's last. A follower that has it can say that it agrees with a leader up to
+		// there; raft knows a snapshot's place only while nothing follows it.
+		return s.deletePrefix(hi - 1)
 	case hi >= last:
 		return s.deleteSuffix(lo)
 	}
 	return fmt.Errorf("delete entries %d to %d of %d to %d: not at an end of the log", lo, hi, first, last)
+}
+
+// deleteAll deletes what a snapshot has replaced. What goes further than the snapshot is void and not covered by it.
+func (s *store) deleteAll(first, last uint64) error {
+	covered := s.o.covered()
+	if covered < last {
+		if err := s.deleteSuffix(max(first, covered+1)); err != nil {
+			return err
+		}
+	}
+	if covered < first {
+		return nil
+	}
+	return s.deletePrefix(min(last, covered))
 }
 
 func (s *store) deleteSuffix(lo uint64) error {

@@ -2,6 +2,7 @@ package raftmeta
 
 import (
 	"fmt"
+	"math"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -12,11 +13,19 @@ import (
 
 func testStore(t *testing.T, fs vfs.FS, dir string) *store {
 	t.Helper()
+	return storeCovered(t, fs, dir, math.MaxUint64)
+}
+
+// storeCovered has a snapshot up to covered.
+func storeCovered(t *testing.T, fs vfs.FS, dir string, covered uint64) *store {
+	t.Helper()
 	o := Options{FS: fs, Dir: dir, FileBytes: 64 << 10, FilesMax: 8}
 	o.setDefaults()
 	m := &Meta{o: o, grown: make(chan struct{}, 1), failed: make(chan struct{}), gate: newGate(1, 1)}
+	m.trans = newTransport(&m.o, m.ClusterID)
 	so := m.storeOptions()
 	so.wal.Ring = uring.Options{Backend: uring.BackendPortable}
+	so.covered = func() uint64 { return covered }
 	s, err := openStore(so)
 	if err != nil {
 		t.Fatal(err)
@@ -89,9 +98,9 @@ func TestStoreSurvivesReopening(t *testing.T) {
 		{"store", func() error { storeRange(t, s, 1, 10, 1); return nil }, 1, 10, one},
 		{"delete suffix", func() error { return s.DeleteRange(7, 10) }, 1, 6, one},
 		{"store over it", func() error { storeRange(t, s, 7, 9, 2); return nil }, 1, 9, mixed},
-		{"delete prefix", func() error { return s.DeleteRange(1, 4) }, 5, 9, mixed},
-		{"delete what is gone", func() error { return s.DeleteRange(1, 4) }, 5, 9, mixed},
-		{"delete all", func() error { return s.DeleteRange(5, 9) }, 0, 0, one},
+		{"delete prefix", func() error { return s.DeleteRange(1, 4) }, 4, 9, mixed},
+		{"delete what is gone", func() error { return s.DeleteRange(1, 4) }, 4, 9, mixed},
+		{"delete all", func() error { return s.DeleteRange(4, 9) }, 0, 0, one},
 		{"store behind a gap", func() error { storeRange(t, s, 20, 22, 1); return nil }, 20, 22, one},
 	}
 	for _, st := range steps {
@@ -143,9 +152,58 @@ func TestStableValuesOutliveRecycling(t *testing.T) {
 	if v, _ := s.Get([]byte("LastVoteCand")); string(v) != "1" {
 		t.Fatalf("vote %q", v)
 	}
-	wantLog(t, s, blocks-1, blocks, func(uint64) uint64 { return 7 })
+	wantLog(t, s, blocks-2, blocks, func(uint64) uint64 { return 7 })
 	if err := s.close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestVoteIsOneRecord: raft stores a vote in two steps. The first alone is nothing, and nothing is between.
+func TestVoteIsOneRecord(t *testing.T) {
+	dir := t.TempDir()
+	s := testStore(t, vfs.OS{}, dir)
+	want := func(term uint64, candidate string) {
+		t.Helper()
+		got, err := s.GetUint64([]byte(keyLastVoteTerm))
+		if v, _ := s.Get([]byte(keyLastVoteCand)); err != nil || got != term || string(v) != candidate {
+			t.Fatalf("vote for %q in term %d, %v, want %q in %d", v, got, err, candidate, term)
+		}
+	}
+	want(0, "")
+	for term := uint64(1); term < 4; term++ { // the same candidate again and again
+		if err := s.SetUint64([]byte(keyLastVoteTerm), term); err != nil {
+			t.Fatal(err)
+		}
+		if before := s.wal.Stats().Entries; before != term-1 {
+			t.Fatalf("%d records, want %d", before, term-1)
+		}
+		if err := s.Set([]byte(keyLastVoteCand), []byte("a:1")); err != nil {
+			t.Fatal(err)
+		}
+		want(term, "a:1")
+	}
+	if err := s.SetUint64([]byte(keyLastVoteTerm), 9); err != nil {
+		t.Fatal(err)
+	}
+	want(3, "a:1")
+	s = reopenStore(t, s, dir)
+	want(3, "a:1")
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestVoteOfAnOlderRelease: it was stored as raft's two values.
+func TestVoteOfAnOlderRelease(t *testing.T) {
+	s := testStore(t, vfs.OS{}, t.TempDir())
+	defer s.close() //nolint:errcheck // no matter here
+	s.remember(keyLastVoteTerm, []byte{0, 0, 0, 0, 0, 0, 0, 7}, 1)
+	s.remember(keyLastVoteCand, []byte("b:1"), 2)
+	if term, err := s.GetUint64([]byte(keyLastVoteTerm)); err != nil || term != 7 {
+		t.Fatalf("term %d, %v", term, err)
+	}
+	if v, _ := s.Get([]byte(keyLastVoteCand)); string(v) != "b:1" {
+		t.Fatalf("candidate %q", v)
 	}
 }
 
