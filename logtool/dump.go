@@ -249,7 +249,10 @@ func (o *DumpOptions) dumpWAL() error {
 }
 
 func (o *DumpOptions) walEntry(it wal.Item) error {
-	id, partition, err := replica.ParseWALHead(it.Head)
+	h, err := replica.ParseWALHead(it.Head)
+	if err == nil && !h.Op.HasBatch() {
+		return o.walCut(it, h)
+	}
 	b, _, batchErr := record.Next(it.Body)
 	if err = errors.Join(err, batchErr); err != nil {
 		o.Line(map[string]any{"entry": it.LSN, "error": err.Error()}, fmt.Sprintf("  LSN %d: %v", it.LSN, err))
@@ -258,9 +261,21 @@ func (o *DumpOptions) walEntry(it wal.Item) error {
 	if b.NextOffset() <= o.From || b.BaseOffset() >= o.To {
 		return nil
 	}
-	topic := base64.RawURLEncoding.EncodeToString(id[:])
-	o.Line(map[string]any{"entry": it.LSN, "topic_id": topic, "partition": partition}, fmt.Sprintf("  LSN %d: topic id %s partition %d", it.LSN, topic, partition))
+	topic := base64.RawURLEncoding.EncodeToString(h.TopicID[:])
+	o.Line(map[string]any{"entry": it.LSN, "topic_id": topic, "partition": h.Partition}, fmt.Sprintf("  LSN %d: topic id %s partition %d", it.LSN, topic, h.Partition))
 	return o.batch(it.Offset, b)
+}
+
+// walCut shows an entry after which the log ends, or begins anew, at an offset.
+func (o *DumpOptions) walCut(it wal.Item, h replica.WALEntry) error {
+	what := "truncate"
+	if h.Op == replica.WALReset {
+		what = "reset"
+	}
+	topic := base64.RawURLEncoding.EncodeToString(h.TopicID[:])
+	o.Line(map[string]any{"entry": it.LSN, "topic_id": topic, "partition": h.Partition, what: h.Offset},
+		fmt.Sprintf("  LSN %d: topic id %s partition %d: %s to offset %d", it.LSN, topic, h.Partition, what, h.Offset))
+	return nil
 }
 
 func (o *DumpOptions) dumpCheckpoint() error {
@@ -270,7 +285,17 @@ func (o *DumpOptions) dumpCheckpoint() error {
 	}
 	for _, dir := range sortedDirs(points) {
 		p := points[dir]
-		o.Line(map[string]any{"log": dir, "recovery_point": p.RecoveryPoint, "log_start": p.LogStart}, fmt.Sprintf("%s: from offset %d, in segments up to %d", dir, p.LogStart, p.RecoveryPoint))
+		v := map[string]any{"log": dir, "recovery_point": p.RecoveryPoint, "log_start": p.LogStart}
+		text := fmt.Sprintf("%s: from offset %d, in segments up to %d", dir, p.LogStart, p.RecoveryPoint)
+		if p.Cut != 0 {
+			v["cut"] = p.Cut
+			text += fmt.Sprintf(", truncations followed up to LSN %d", p.Cut)
+		}
+		if p.Resetting != 0 {
+			v["resetting"] = true
+			text += ", its files are being deleted"
+		}
+		o.Line(v, text)
 	}
 	return nil
 }

@@ -17,6 +17,9 @@ type image struct {
 	disk  *vfs.MemFS
 	acked ledger
 	last  map[string]record.Batch // the last batch of each idempotent producer, by partition
+	other *otherLeader            // what the followed partitions are to have
+
+	follows bool // there are some
 }
 
 const topicsOfImage = 4
@@ -32,8 +35,15 @@ var imageTopics = [topicsOfImage]struct {
 	{"late", 1, nil}, // written to in the last life only
 }
 
-// makeImage runs a broker through some lives. clean: the last one ends in order, else by a kill; flush: segments are written soon.
-func makeImage(t testing.TB, seed uint64, clean, flush bool) *image {
+// makeImage runs a broker through some lives. clean: the last one ends in order, else by a kill; flush: segments are written soon. quiet, if set, is called
+// now and then when nothing is in flight.
+func makeImage(t testing.TB, seed uint64, clean, flush bool, quiet func(*image)) *image {
+	t.Helper()
+	return makeImageOf(t, seed, clean, flush, true, quiet)
+}
+
+// makeImageOf: follow says whether there are partitions that another node leads.
+func makeImageOf(t testing.TB, seed uint64, clean, flush, follow bool, quiet func(*image)) *image {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 9))
 	im := &image{name: fmt.Sprintf("clean %v, flushed %v", clean, flush), acked: ledger{}, last: map[string]record.Batch{}}
@@ -46,9 +56,12 @@ func makeImage(t testing.TB, seed uint64, clean, flush bool) *image {
 		more["log.writeback.bytes"] = "8192"
 	}
 	seq := int32(0)
+	follows := &followed{t: t, other: newOtherLeader()}
+	im.other, im.follows = follows.other, follow
 	for life := range 3 {
-		b, err := openBroker(disk, more)
+		b, err := openFollower(disk, more, follows.other)
 		must(t, err)
+		follows.b = b
 		if life == 0 {
 			for i, tc := range imageTopics {
 				must(t, b.propose(raftmeta.CreateTopic{ID: [16]byte{byte(i + 1)}, Name: tc.name, Partitions: tc.partitions, Configs: tc.configs}))
@@ -57,7 +70,15 @@ func makeImage(t testing.TB, seed uint64, clean, flush bool) *image {
 		for range 12 {
 			must(t, b.propose(raftmeta.SetTopicConfigs{Topic: "large", Set: map[string]string{"retention.ms": fmt.Sprint(1<<40 + rng.IntN(1000))}}))
 		}
+		follows.begin(life == 0 && follow)
 		for range 80 {
+			if follow && rng.IntN(3) == 0 {
+				follows.step(rng)
+			}
+			if quiet != nil && rng.IntN(8) == 0 {
+				im.disk = disk.CrashClone(rng, rng.Float64())
+				quiet(im)
+			}
 			tc := imageTopics[rng.IntN(topicsOfImage)]
 			if tc.name == "late" && life < 2 {
 				continue
@@ -85,6 +106,7 @@ func makeImage(t testing.TB, seed uint64, clean, flush bool) *image {
 		}
 		must(t, b.close())
 	}
+	follows.acked(im)
 	if clean {
 		im.disk = disk
 		disk.SetHook(nil)

@@ -5,7 +5,6 @@ package logtool
 
 import (
 	"cmp"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,12 +13,11 @@ import (
 	"strings"
 
 	"weir/internal/damage"
-	"weir/internal/record"
 	"weir/internal/vfs"
 	"weir/raftmeta"
 	"weir/replica"
+	"weir/replica/machine"
 	"weir/segment"
-	"weir/wal"
 )
 
 // Options say which directory, and who is told what.
@@ -66,6 +64,7 @@ type survey struct {
 	byID     map[partitionID]*partition
 
 	walDamaged bool
+	places     int // damaged ones in the WAL so far
 	unnamed    int // damaged places in the WAL that do not tell whose they were
 }
 
@@ -82,7 +81,12 @@ type partition struct {
 	epochEnd int32
 	orphan   bool // found in the WAL alone
 	entries  []walRef
-	seeming  []damage.Range // of damaged WAL entries that seem to have been this partition's
+	cut      *segment.RepairCut // a truncation in the WAL that the files may not have followed yet; nil: none
+	doubtful []damage.Range     // may be of a history that was given up: the WAL has lost a truncation's record
+	unsure   bool               // the files may be of the log before it was begun anew, or after
+	epochs   machine.Epochs     // of the batches in the files
+	resets   []seenReset        // in the WAL, not followed by the files
+	seeming  []damage.Range     // of damaged WAL entries that seem to have been this partition's
 	state    *segment.LogState
 	lost     int // findings in its segments
 	losses   []damage.Range
@@ -91,6 +95,10 @@ type partition struct {
 // walRef is where a batch lies in the WAL.
 type walRef struct {
 	base, next int64
+	epoch      int32
+	place      int   // damaged places of the WAL before it
+	inFiles    bool  // so says the checkpoint: of use only where they are damaged
+	before     int64 // where the log ended before it, if there are no records between; else base
 	file       string
 	position   int64
 	length     int
@@ -146,7 +154,9 @@ func (s *survey) metadata() (err error) {
 	for t := range s.meta.Image.Topics() {
 		for i := range t.Partitions {
 			p := s.add(replica.DirName(t.Name, int32(i), t.ID), partitionID{t.ID, int32(i)})
-			p.known, p.epochEnd = true, t.Partitions[i].LeaderEpoch+1
+			if p.known = true; s.meta.Lost() == 0 { // else a newer epoch may be one that the metadata has lost
+				p.epochEnd = t.Partitions[i].LeaderEpoch + 1
+			}
 		}
 	}
 	return nil
@@ -214,87 +224,6 @@ func (s *survey) all() []*partition {
 	return out
 }
 
-// writeAhead reads the WAL and notes which batches of which partition it has.
-func (s *survey) writeAhead() error {
-	s.o.progress("write-ahead log", 0)
-	if _, err := s.o.FS.Stat(s.o.wal()); errors.Is(err, fs.ErrNotExist) {
-		s.find(damage.Finding{Severity: damage.Note, File: s.o.wal(), What: "the directory is missing", Do: "nothing, where no broker has run yet; else what was not yet in the segments is lost"})
-		return nil
-	}
-	damaged, err := wal.Salvage(s.o.FS, s.o.wal(), func(it wal.Item) error {
-		switch it.Type {
-		case wal.ItemEntry:
-			s.entry(it)
-		case wal.ItemDamage:
-			s.damaged(it)
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("write-ahead log: %w", err)
-	}
-	s.walDamaged = damaged
-	if damaged {
-		return nil
-	}
-	// What the broker would say must not be missed.
-	err = wal.Inspect(s.o.FS, s.o.wal(), func(wal.Item) error { return nil })
-	if c, ok := errors.AsType[*wal.CorruptError](err); ok {
-		s.walDamaged = true
-		s.find(damage.Finding{Severity: damage.Lost, File: cmp.Or(c.File, s.o.wal()), Position: c.Offset, LSN: uint64(c.LSN), What: c.Why, Do: doWAL})
-		return nil
-	}
-	return err
-}
-
-const doWAL = "weir log repair --skip-wal puts the rest into the segments"
-
-func (s *survey) entry(it wal.Item) {
-	s.report.Entries++
-	id, index, err := replica.ParseWALHead(it.Head)
-	var b record.Batch
-	if err == nil {
-		b, _, err = record.Next(it.Body)
-	}
-	if err == nil {
-		err = b.Check()
-	}
-	if err != nil {
-		s.find(damage.Finding{Severity: damage.Lost, File: it.File, Position: it.Offset, LSN: uint64(it.LSN), What: "entry is no batch: " + err.Error(), Do: doWAL})
-		s.walDamaged = true
-		return
-	}
-	p := s.byID[partitionID{id, index}]
-	if p == nil && s.meta != nil && s.meta.Lost() > 0 {
-		// The topic's creation may be what the metadata has lost.
-		p = s.add(replica.DirName("recovered-"+base64.RawURLEncoding.EncodeToString(id[:]), index, id), partitionID{id, index})
-		p.orphan = true
-	}
-	if p == nil {
-		return // of a topic that was deleted
-	}
-	p.entries = append(p.entries, walRef{b.BaseOffset(), b.NextOffset(), it.File, it.Offset + wal.FrameBytes + int64(len(it.Head)), len(it.Body)})
-}
-
-// damaged reports damage of the WAL. What the bytes still seem to say names the partition and the offsets.
-func (s *survey) damaged(it wal.Item) {
-	f := damage.Finding{Severity: damage.Lost, File: cmp.Or(it.File, s.o.wal()), Position: it.Offset, Length: int64(it.Bytes), LSN: uint64(it.LSN), What: it.Note, Do: doWAL}
-	id, index, err := replica.ParseWALHead(it.Head)
-	p := s.byID[partitionID{id, index}]
-	if err == nil && p != nil && len(it.Body) >= record.HeaderSize {
-		b := record.Batch(it.Body)
-		if r := (damage.Range{From: b.BaseOffset(), To: b.NextOffset()}); r.From >= 0 && r.To > r.From {
-			p.seeming = append(p.seeming, r)
-			f.Log, f.Offsets = p.dir, r
-			f.What += " (the offsets are what the damaged bytes seem to say)"
-		}
-	}
-	if f.Log == "" && it.Bytes > wal.BlockBytes/64 {
-		s.unnamed++
-	}
-	s.find(f)
-}
-
 // segments reads all logs.
 func (s *survey) segments() error {
 	for _, p := range s.all() {
@@ -307,8 +236,8 @@ func (s *survey) segments() error {
 			}
 			continue
 		}
-		if !had && len(p.entries) > 0 {
-			point.RecoveryPoint = p.entries[0].base // below, the WAL was released
+		if !had && len(p.entries) > 0 && p.cut == nil { // so none is inFiles
+			point.RecoveryPoint = p.entries[0].before // below, the WAL was released
 		}
 		if err := s.log(p, point, !had && s.noPoints); err != nil {
 			return err
@@ -322,21 +251,42 @@ const doDrop = "weir log repair --drop-damaged leaves a gap there, as compaction
 func (s *survey) log(p *partition, point segment.Checkpoint, anyStart bool) error {
 	dir := path.Join(s.o.topics(), p.dir)
 	s.o.progress(p.dir, 0)
+	sealed, err := sealedSegments(s.o.FS, dir)
+	if err != nil {
+		return err
+	}
 	if anyStart {
 		point.LogStart = segment.FirstOffset(s.o.FS, dir)
 		s.points[p.dir] = point
 	}
-	state, err := segment.InspectLog(s.o.FS, dir, segment.InspectOptions{Checkpoint: point, EpochEnd: p.epochEnd, Finding: func(f damage.Finding) {
-		if f.Severity == damage.Lost {
+	o := segment.InspectOptions{Checkpoint: point, EpochEnd: p.epochEnd}
+	o.OnStretch = func(_ string, st segment.Stretch) error {
+		if st.Batch != nil {
+			p.epochs.Assign(st.Batch.LeaderEpoch(), st.From)
+		}
+		return nil
+	}
+	o.Finding = func(f damage.Finding) {
+		isSealed, exists := sealed[f.File]
+		switch {
+		case f.Severity != damage.Lost:
+		case p.cutAway(f.Offsets) && (isSealed || !exists && point.Resetting != 0):
+			f.Severity, f.Do = damage.Heals, "nothing: the write-ahead log says that this was truncated, and has what came in its place"
+		case p.cutAway(f.Offsets):
+			p.lost++
+			f.Do = doDrop + "; then the write-ahead log, which says that this was truncated, has what came in its place"
+		default:
 			p.lost++
 			f.Do = doDrop
 		}
 		s.find(f)
-	}})
+	}
+	state, err := segment.InspectLog(s.o.FS, dir, o)
 	if err != nil {
 		return err
 	}
 	p.state = state
+	s.sayUnsure(p)
 	for _, g := range state.Segments {
 		s.report.Records += g.Records
 		s.report.Bytes += g.Bytes
@@ -357,22 +307,51 @@ func (s *survey) log(p *partition, point segment.Checkpoint, anyStart bool) erro
 	return nil
 }
 
+// sealedSegments are the segment files in dir, and whether there is a newer one: a start does not look into those.
+func sealedSegments(fsys vfs.FS, dir string) (map[string]bool, error) {
+	list, err := fsys.List(dir)
+	if err != nil {
+		return nil, err
+	}
+	files, newest := map[string]bool{}, ""
+	for _, e := range list {
+		if strings.HasSuffix(e.Name(), ".log") {
+			newest = max(newest, path.Join(dir, e.Name())) // names have a fixed width
+			files[path.Join(dir, e.Name())] = true
+		}
+	}
+	if newest != "" {
+		files[newest] = false
+	}
+	return files, nil
+}
+
+// cutAway reports whether offsets lie behind a truncation that is to be replayed.
+func (p *partition) cutAway(r damage.Range) bool {
+	return p.cut != nil && (p.cut.Reset || r.To > r.From && r.From >= p.cut.Offset)
+}
+
 // ends compares, where the WAL is damaged, what it still has with where the logs end.
 func (s *survey) ends() error {
 	for _, p := range s.all() {
+		s.lostCuts(p)
 		next := s.points[p.dir].LogStart
 		if p.state != nil {
-			next = max(p.state.End, s.points[p.dir].RecoveryPoint)
+			next = max(next, p.state.End, s.points[p.dir].RecoveryPoint)
 		}
-		first := p.state == nil || len(p.state.Segments) == 0
+		if c := p.cut; c != nil && c.Reset {
+			next = c.Offset
+		} else if c != nil {
+			next = min(next, c.Offset)
+		}
 		for _, e := range p.entries {
-			if e.next <= next {
+			if e.next <= next || e.inFiles {
 				continue
 			}
-			if e.base > next && !(first && e.base <= next) {
+			if e.before > next {
 				s.gap(p, next, e)
 			}
-			next, first = e.next, false
+			next = e.next
 		}
 		for _, r := range p.seeming {
 			if r.From == next { // at the end, where nothing follows
@@ -385,7 +364,7 @@ func (s *survey) ends() error {
 }
 
 func (s *survey) gap(p *partition, next int64, e walRef) {
-	r := damage.Range{From: next, To: e.base}
+	r := damage.Range{From: next, To: e.before}
 	p.losses = append(p.losses, r)
 	s.find(damage.Finding{Severity: damage.Lost, File: e.file, Position: e.position, Log: p.dir, Offsets: r, What: fmt.Sprintf("the next batch of this partition in the write-ahead log begins at offset %d", e.base), Do: doWAL})
 }

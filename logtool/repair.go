@@ -29,6 +29,7 @@ type RepairOptions struct {
 type RepairReport struct {
 	Lost     []damage.Loss `json:"lost"`
 	Restored []damage.Loss `json:"restored"` // damaged, and put back from the write-ahead log
+	Doubtful []damage.Loss `json:"doubtful"` // may be of a history that was given up; only another replica can tell
 	Metadata []string      `json:"metadata_lost"`
 	Unnamed  int           `json:"unnamed"` // damaged places in the write-ahead log that do not tell whose records they held
 	Changed  []string      `json:"changed"`
@@ -43,6 +44,10 @@ func Repair(o RepairOptions) (*RepairReport, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.repair(o)
+}
+
+func (s *survey) repair(o RepairOptions) (*RepairReport, error) {
 	r := &repairer{survey: s, o: o, rep: &RepairReport{Before: &s.report, Unnamed: s.unnamed}}
 	r.decide()
 	if err := r.metadata(); err != nil {
@@ -139,12 +144,12 @@ func (r *repairer) logs() error {
 		if !r.wants(p) {
 			continue
 		}
-		batches, err := r.load(p)
+		batches, followed, err := r.load(p)
 		if err != nil {
 			return err
 		}
 		res, err := segment.RepairLog(r.o.FS, path.Join(r.survey.o.topics(), p.dir), segment.RepairOptions{
-			Checkpoint: r.survey.points[p.dir], EpochEnd: p.epochEnd, Batches: batches, Append: r.skip, DryRun: r.o.DryRun,
+			Checkpoint: r.survey.points[p.dir], EpochEnd: p.epochEnd, Batches: batches, Followed: followed, Append: r.skip, Cut: p.cut, Gaps: p.gaps(), DryRun: r.o.DryRun,
 			Aside: func(_, as string) { r.rep.Kept = append(r.rep.Kept, as) },
 		})
 		if err != nil {
@@ -157,13 +162,25 @@ func (r *repairer) logs() error {
 		r.lost(p, why, res.Lost)
 		for _, x := range res.Restored {
 			r.rep.Restored = append(r.rep.Restored, damage.Loss{Log: p.dir, Offsets: x, Why: "put back from the write-ahead log"})
+			if r.maybeCut(p, x) {
+				r.doubt(p, x)
+			}
 		}
 		if r.skip {
 			r.lostEnd(p, res.State.RecoveryPoint)
+			for _, x := range p.doubtful {
+				r.doubt(p, x)
+			}
 		}
 		r.rep.Changed = append(r.rep.Changed, res.Changed...)
 		changed = changed || res.State != r.survey.points[p.dir]
 		r.survey.points[p.dir] = res.State
+	}
+	if r.skip { // the LSNs of the WAL begin anew
+		for dir, c := range r.survey.points {
+			changed, c.Cut = changed || c.Cut != 0, 0
+			r.survey.points[dir] = c
+		}
 	}
 	if !changed {
 		return nil
@@ -185,6 +202,10 @@ func (r *repairer) lost(p *partition, why string, ranges []damage.Range) {
 	}
 }
 
+func (r *repairer) doubt(p *partition, x damage.Range) {
+	r.rep.Doubtful = append(r.rep.Doubtful, damage.Loss{Log: p.dir, Offsets: x, Why: "the record of a truncation is damaged"})
+}
+
 // lostEnd names what was at a log's end in the damaged WAL, where nothing behind it tells.
 func (r *repairer) lostEnd(p *partition, end int64) {
 	for _, x := range p.losses {
@@ -194,34 +215,52 @@ func (r *repairer) lostEnd(p *partition, end int64) {
 	}
 }
 
-// load reads a partition's batches out of the WAL.
-func (r *repairer) load(p *partition) ([]record.Batch, error) {
+// gaps are where the partition's log has no records because its leader's was compacted: the first such offset, by the one behind.
+func (p *partition) gaps() map[int64]int64 {
+	m := map[int64]int64{}
+	for _, e := range p.entries {
+		if e.before < e.base {
+			m[e.base] = e.before
+		}
+	}
+	return m
+}
+
+// maybeCut reports whether what the WAL has of some offsets may have been truncated since: the files have followed what came behind, and the record may
+// be what is damaged there.
+func (r *repairer) maybeCut(p *partition, x damage.Range) bool {
+	return slices.ContainsFunc(p.entries, func(e walRef) bool { return e.inFiles && e.place < r.places && e.base < x.To && e.next > x.From })
+}
+
+// load reads a partition's batches out of the WAL. followed is how many of them, the first ones, the files have, unless they were truncated.
+func (r *repairer) load(p *partition) (out []record.Batch, followed int, err error) {
 	files := map[string]vfs.File{}
 	defer func() {
 		for _, f := range files {
 			f.Close() //nolint:errcheck // only read
 		}
 	}()
-	var out []record.Batch
 	for _, e := range p.entries {
 		f := files[e.file]
 		if f == nil {
-			var err error
 			if f, err = r.o.FS.OpenFile(e.file, vfs.ReadOnly); err != nil {
-				return nil, err
+				return nil, 0, err
 			}
 			files[e.file] = f
 		}
 		b := make(record.Batch, e.length)
 		if n, err := f.ReadAt(b, e.position); n < e.length {
-			return nil, fmt.Errorf("read %d bytes at %d of %s: %w", e.length, e.position, e.file, err)
+			return nil, 0, fmt.Errorf("read %d bytes at %d of %s: %w", e.length, e.position, e.file, err)
 		}
 		if n := len(out); n > 0 && out[n-1].NextOffset() > b.BaseOffset() {
 			continue // it is there already
 		}
 		out = append(out, b)
+		if e.inFiles {
+			followed = len(out)
+		}
 	}
-	return out, nil
+	return out, followed, nil
 }
 
 // setWALAside takes the damaged WAL away; what was in it is in the segments now.

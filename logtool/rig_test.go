@@ -35,7 +35,12 @@ type broker struct {
 }
 
 // openBroker starts it; the error is what a broker would refuse to start with.
-func openBroker(disk vfs.FS, more map[string]string) (b *broker, err error) {
+func openBroker(disk vfs.FS, more map[string]string) (*broker, error) {
+	return openFollower(disk, more, nil)
+}
+
+// openFollower is openBroker for a node that follows others.
+func openFollower(disk vfs.FS, more map[string]string, source replica.Source) (b *broker, err error) {
 	values := map[string]string{
 		"data-dir": dataDir, "wal.file.bytes": "1048576", "wal.max.bytes": "8388608", "wal.group.max.bytes": "65536", "log.dir.stall.ms": "30000",
 		"io.engine": "portable", "log.retention.ms": "-1",
@@ -67,7 +72,7 @@ func openBroker(disk vfs.FS, more map[string]string) (b *broker, err error) {
 			return nil, errors.Join(err, b.meta.Close())
 		}
 	}
-	b.Manager, err = replica.Open(replica.Options{FS: fsys, Config: cfg, Meta: b.meta, Clock: clock.Real{}, Logger: log})
+	b.Manager, err = replica.Open(replica.Options{FS: fsys, Config: cfg, Meta: b.meta, Clock: clock.Real{}, Logger: log, Source: source})
 	if err != nil {
 		return nil, errors.Join(err, b.meta.Close())
 	}

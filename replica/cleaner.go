@@ -133,7 +133,7 @@ func (c *cleaner) armLocked(at time.Time) {
 		c.mu.timer.Stop()
 	}
 	c.mu.at = at
-	c.mu.timer = c.m.clk.AfterFunc(max(at.Sub(c.m.clk.Now()), 0), c.wake)
+	c.mu.timer = c.m.clk.AfterFunc(clock.UntilWall(at, c.m.clk.Now()), c.wake)
 }
 
 // wake has all those looked at whose time has come.
@@ -323,7 +323,7 @@ func (c *cleaner) failed(l *cleanLog, err error) {
 	case errors.Is(err, segment.ErrNoSpace):
 		c.m.log.Warn("no room to compact a log; it is tried again", "partition", p.name, "err", err)
 		c.m.space.changed()
-	case segment.IsLate(err):
+	case segment.IsLate(err), errors.Is(err, segment.ErrTruncating):
 		c.m.log.Warn("a log was not compacted; it is tried again", "partition", p.name, "err", err)
 	default:
 		broken = true

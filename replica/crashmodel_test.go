@@ -38,6 +38,7 @@ type crashKind struct {
 	idempotent bool
 	retention  bool // old segments go by themselves
 	compact    bool
+	cuts       bool // truncated now and then: see cutcrash_test.go
 }
 
 var crashKinds = []crashKind{
@@ -45,6 +46,8 @@ var crashKinds = []crashKind{
 	{name: "rolling", partitions: 2, configs: map[string]string{"internal.segment.bytes": "4000"}, idempotent: true},
 	{name: "kept", partitions: 1, configs: map[string]string{"internal.segment.bytes": "3000", "retention.bytes": "9000"}, retention: true},
 	{name: "compacted", partitions: 1, configs: map[string]string{"cleanup.policy": "compact", "internal.segment.bytes": "3000", "min.cleanable.dirty.ratio": "0.01"}, compact: true},
+	{name: "cut", partitions: 2, configs: map[string]string{"internal.segment.bytes": "4000"}, cuts: true},
+	{name: "cutlong", partitions: 1, cuts: true},
 }
 
 // crashPartition: batches are submitted in order by one producer.
@@ -53,6 +56,7 @@ type crashPartition struct {
 	acked     int            // so many of them are acknowledged
 	trimTo    int64          // log start that was asked for
 	trimmed   int64          // and acknowledged
+	ops       []crashOp      // of one that is truncated now and then, instead of submitted
 }
 
 // crashState is what was acknowledged at a moment.
@@ -88,7 +92,11 @@ func (m *crashModel) run(t *testing.T, b *crashed, rng *rand.Rand) {
 	for _, topic := range topics {
 		for i := range topic.partitions {
 			seed := rng.Uint64()
-			wg.Go(func() { m.produce(t, b, topic, int32(i), rand.New(rand.NewPCG(seed, 0))) })
+			produce := m.produce
+			if topic.kind.cuts {
+				produce = m.produceAndCut
+			}
+			wg.Go(func() { produce(t, b, topic, int32(i), rand.New(rand.NewPCG(seed, 0))) })
 		}
 	}
 	wg.Go(func() { m.dropTopic(t, b, topics[0]) })
@@ -262,6 +270,9 @@ func (s *crashState) check(b *crashed, m *crashModel) (read int, err error) {
 
 // check compares one partition: what is in it is a prefix of what was submitted, and all that was acknowledged is.
 func (acked *crashPartition) check(b *crashed, p *Partition, all *crashPartition, kind crashKind) (read int, err error) {
+	if kind.cuts {
+		return acked.checkCuts(b, p, all)
+	}
 	start, end := p.LogStart(), p.End()
 	want := int64(0)
 	if acked.acked > 0 {
@@ -279,7 +290,7 @@ func (acked *crashPartition) check(b *crashed, p *Partition, all *crashPartition
 	}
 	at, _ := slices.BinarySearchFunc(all.submitted, start, func(b record.Batch, off int64) int { return cmp.Compare(b.NextOffset(), off+1) })
 	size := 0
-	err = p.log.ReadAll(start, func(b record.Batch) error { // from there, not from where retention has moved the start meanwhile
+	err = p.ReadAll(func(b record.Batch) error {
 		if at == len(all.submitted) || string(b) != string(all.submitted[at]) {
 			return fmt.Errorf("the batch of offsets %d to %d is not number %d of those that were produced", b.BaseOffset(), b.LastOffset(), at)
 		}

@@ -55,6 +55,11 @@ func (m *Manager) DeleteRecords(list []Deletion, done func(error)) (wait bool) {
 		d.LowWatermark, d.Err = d.Partition.log.LogStart(), d.Partition.moveError(moves[i].Err)
 	}
 	close(filled)
+	for _, d := range asked {
+		if d.Err == nil {
+			d.Partition.followers.wake() // they take the log start over with their next fetch
+		}
+	}
 	return wait
 }
 

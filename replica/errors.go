@@ -32,4 +32,20 @@ var (
 	ErrPolicy = errors.New("not allowed by cleanup.policy")
 	// ErrOffsetOutOfRange: a read below the log start or beyond the end.
 	ErrOffsetOutOfRange = errors.New("offset out of range")
+	// ErrNotLeader: another node leads the partition, or none. Whoever waited for an acknowledgement does not know the outcome.
+	ErrNotLeader = errors.New("not the leader of the partition")
+	// ErrNotReplica: who fetches as a follower is none of the partition's.
+	ErrNotReplica = errors.New("not a replica of the partition")
+	// ErrNotEnoughReplicas: fewer replicas are in sync than min.insync.replicas; nothing was appended.
+	ErrNotEnoughReplicas = errors.New("not enough replicas are in sync")
+	// ErrNotEnoughReplicasAfterAppend: the same, but the batch is in the log and may yet be committed.
+	ErrNotEnoughReplicasAfterAppend = errors.New("not enough replicas are in sync to acknowledge what was appended")
+	// ErrStalePartition: an ISR change was proposed for a state of the partition that is not its present one.
+	ErrStalePartition = errors.New("partition epoch is old")
+	// ErrSessionLost: the leader does not know the follower's fetch session any more; ask again for everything.
+	ErrSessionLost = errors.New("fetch session is not known")
+	// ErrFencedEpoch: who asks believes in an older leader epoch than the present one.
+	ErrFencedEpoch = errors.New("leader epoch is old")
+	// ErrUnknownEpoch: who asks knows of a newer leader epoch than this node.
+	ErrUnknownEpoch = errors.New("leader epoch is not known here yet")
 )

@@ -27,8 +27,33 @@ func ParseDirName(name string) (topic string, partition int32, id [16]byte, ok b
 // DirName names a partition's directory below topics/.
 func DirName(topic string, partition int32, id [16]byte) string { return dirName(topic, partition, id) }
 
-// ParseWALHead tells whose batch an entry of the write-ahead log carries.
-func ParseWALHead(head []byte) (id [16]byte, partition int32, err error) { return parseWALHead(head) }
+// WALEntry is what the header of an entry of the write-ahead log says.
+type WALEntry struct {
+	TopicID   [16]byte
+	Partition int32
+	Op        WALOp
+	Offset    int64 // what it means depends on Op
+}
+
+// WALOp is what an entry does to its partition's log.
+type WALOp byte
+
+// The entries there are.
+const (
+	WALBatch    = WALOp(opBatch)    // appends the batch that is its body
+	WALTruncate = WALOp(opTruncate) // the log ends at Offset
+	WALReset    = WALOp(opReset)    // the log begins and ends at Offset
+	WALAfterGap = WALOp(opAfterGap) // appends the batch that is its body; the log ended at Offset, and the offsets between have no records
+)
+
+// HasBatch reports whether the entry's body is a batch.
+func (op WALOp) HasBatch() bool { return op == WALBatch || op == WALAfterGap }
+
+// ParseWALHead tells what an entry of the write-ahead log is, and whose.
+func ParseWALHead(b []byte) (WALEntry, error) {
+	h, err := parseHead(b)
+	return WALEntry{TopicID: h.id, Partition: h.partition, Op: WALOp(h.op), Offset: h.offset}, err
+}
 
 // SnapshotSuffix ends the names of producer snapshots.
 const SnapshotSuffix = snapshotSuffix

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -15,6 +14,9 @@ import (
 
 	"weir/internal/clock"
 	"weir/internal/config"
+	"weir/internal/faultlog"
+	"weir/internal/lockmeter"
+	"weir/internal/pace"
 	"weir/internal/vfs"
 	"weir/raftmeta"
 	"weir/segment"
@@ -30,8 +32,19 @@ type Options struct {
 	Clock    clock.Clock
 	Logger   *slog.Logger
 	Registry prometheus.Registerer // nil: metrics are not exported
+	Locks    *lockmeter.Meter      // measures the locks; may be nil
+	// Pace is that of all background writes to the data directory's device; nil: one of its own.
+	Pace *pace.Pace
 	// OnIO, if set, is called when disk operations go in flight or come back, from any thread; it must be quick.
 	OnIO func()
+	// OnLogThread, if set, is called on the OS thread of the write-ahead log's committer when that begins.
+	OnLogThread func()
+	// Source and Control reach the other nodes; nil on a single node.
+	Source  Source
+	Control Control
+	// OnRole, if set, is called when this node becomes leader of a partition, with each new leader epoch, and when it stops being leader. The
+	// calls for one partition come in order, on the goroutine that applies metadata: it must not block.
+	OnRole func(p *Partition, leader bool, epoch int32)
 }
 
 // filesStuckMax is how many of the Manager's own file system operations may hang before further ones fail at once.
@@ -39,35 +52,47 @@ const filesStuckMax = 8
 
 // Manager owns the partitions of a node and the storage they share: one write-ahead log, one segment store.
 type Manager struct {
-	cfg        *config.Broker
-	files      *vfs.Watch // the file system, observed; without deadlines
-	fs         vfs.FS     // files with deadlines
-	watch      stallWatch
-	stall      stallState
-	meta       *raftmeta.Meta
-	clk        clock.Clock
-	log        *slog.Logger
-	wal        *wal.WAL
-	store      *segment.Store
-	space      *spaceGuard
-	cleaner    *cleaner
-	topicsDir  string
-	retaining  chan struct{} // one slot per retention worker
-	background background
-	rolls      rollQueue
-	ctx        context.Context // ends when the manager closes
-	cancel     context.CancelFunc
-	unsub      func()
-	ioEvent    func()     // Options.OnIO
-	failed     chan error // the first storage failure
-	failure    atomic.Pointer[error]
+	cfg         *config.Broker
+	files       *vfs.Watch // the file system, observed; without deadlines
+	fs          vfs.FS     // files with deadlines
+	watch       stallWatch
+	stall       stallState
+	meta        *raftmeta.Meta
+	clk         clock.Clock
+	log         *slog.Logger
+	wal         *wal.WAL
+	store       *segment.Store
+	space       *spaceGuard
+	cleaner     *cleaner
+	topicsDir   string
+	retaining   chan struct{} // one slot per retention worker
+	background  background
+	rolls       rollQueue
+	pace        *pace.Pace
+	ctx         context.Context // ends when the manager closes
+	cancel      context.CancelFunc
+	unsub       func()
+	source      Source
+	control     Control
+	onRole      func(p *Partition, leader bool, epoch int32)
+	fetchers    fetchers
+	isr         isrKeeper
+	epochFiles  epochQueue
+	marks       highWatermarks
+	repl        *replMetrics
+	locks       *lockmeter.Meter
+	roles       lockmeter.Mutex // held while a partition takes a role, so that roles and what is told of them come in order
+	ioEvent     func()          // Options.OnIO
+	onLogThread func()          // Options.OnLogThread
+	failed      chan error      // the first storage failure
+	failure     atomic.Pointer[error]
 
 	touched  []*Partition  // the WAL committer's: partitions of the group at hand
 	serving  atomic.Bool   // recovery is over: wal and space are set
 	replayed atomic.Uint64 // end of what recovery replayed
 
 	mu struct {
-		sync.RWMutex
+		lockmeter.RWMutex
 		byID   map[[16]byte]*topicState
 		byName map[string]*topicState
 	}
@@ -77,7 +102,9 @@ type Manager struct {
 type topicState struct {
 	name       string
 	id         [16]byte
-	partitions []*Partition // nil where another node has it
+	configs    map[string]string // overrides, as in the metadata ...
+	settings   *settings         // ... and what they come to
+	partitions []*Partition      // nil where another node has it
 }
 
 // Open brings a node's partitions back: what the segments hold, and from the WAL what they do not hold yet. Meta must be ready.
@@ -90,16 +117,25 @@ func Open(o Options) (*Manager, error) {
 		background: background{closing: make(chan struct{})},
 		failed:     make(chan error, 1),
 	}
-	m.rolls.m = m
+	m.rolls.m, m.epochFiles.m, m.marks.m, m.isr.m, m.fetchers.m = m, m, m, m, m
+	m.source, m.control, m.onRole = o.Source, o.Control, o.OnRole
+	m.meterLocks(o.Locks)
+	m.fetchers.faults = faultlog.New(m.log, m.clk)
+	m.fetchers.catchUp.perSecond = o.Config.ReplicaCatchupBytesPerSec
+	m.fetchers.mu.byNode, m.fetchers.mu.of = map[int32]*fetcher{}, map[*Partition]*followed{}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.mu.byID, m.mu.byName = map[[16]byte]*topicState{}, map[string]*topicState{}
 	m.files = &vfs.Watch{FS: o.FS, OnChange: m.ioChanged, OnError: m.lateError}
 	m.fs = vfs.Bounded(m.files, m.stallTimeout(), filesStuckMax)
-	m.ioEvent = o.OnIO
+	m.ioEvent, m.onLogThread = o.OnIO, o.OnLogThread
+	if m.pace = o.Pace; m.pace == nil {
+		m.pace = pace.New(o.Clock, pace.NewMetrics(o.Registry))
+	}
 	m.openStall(o.Registry)
 	if o.Registry != nil {
 		o.Registry.MustRegister(newCollector(m))
 	}
+	m.repl = newReplMetrics(m, o.Registry)
 	m.cleaner = newCleaner(m, newCleanerMetrics(o.Registry))
 	if err := m.open(o.Registry); err != nil {
 		m.watch.close()
@@ -108,6 +144,18 @@ func Open(o Options) (*Manager, error) {
 	}
 	m.watch.look()
 	return m, nil
+}
+
+// meterLocks has the locks measured that are there from the start.
+func (m *Manager) meterLocks(locks *lockmeter.Meter) {
+	m.locks = locks
+	m.mu.MeterBy(locks, lockmeter.Partitions)
+	m.roles.MeterBy(locks, lockmeter.Roles)
+	m.fetchers.mu.MeterBy(locks, lockmeter.Followers)
+	m.fetchers.catchUp.mu.MeterBy(locks, lockmeter.Followers)
+	m.isr.mu.MeterBy(locks, lockmeter.Followers)
+	m.epochFiles.mu.MeterBy(locks, lockmeter.Followers)
+	m.marks.mu.MeterBy(locks, lockmeter.Followers)
 }
 
 func (m *Manager) open(reg prometheus.Registerer) (err error) {
@@ -143,9 +191,12 @@ func (m *Manager) open(reg prometheus.Registerer) (err error) {
 	if err := m.wal.Start(); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
+	m.serving.Store(true)
+	for _, p := range m.all() {
+		p.begin(true)
+	}
 	m.unsub = m.meta.Subscribe(m.apply)
 	m.removeOrphans()
-	m.serving.Store(true)
 	for _, p := range m.all() {
 		m.cleaner.changed(p)
 	}
@@ -170,7 +221,11 @@ func (m *Manager) flushRecovered() {
 
 func (m *Manager) walDir() string { return filepath.Join(m.cfg.DataDir, "wal") }
 
-func (m *Manager) ring() uring.Options { return RingOptions(m.cfg, m.log, m.ioChanged, m.lateError) }
+func (m *Manager) ring() uring.Options {
+	o := RingOptions(m.cfg, m.log, m.ioChanged, m.lateError)
+	o.Locks = m.locks
+	return o
+}
 
 // RingOptions are those of a ring on the data directory: changed is called when operations go in flight or come back, late with the
 // error of one that had been given up on.
@@ -217,10 +272,10 @@ func StoreTimeout(cfg *config.Broker) time.Duration {
 
 func (m *Manager) storeOptions(reg prometheus.Registerer) segment.StoreOptions {
 	return segment.StoreOptions{
-		FS: m.files, Dir: m.topicsDir, Engine: m.ring(), Clock: m.clk, Logger: m.log, Metrics: segment.NewMetrics(reg),
+		FS: m.files, Dir: m.topicsDir, Engine: m.ring(), Clock: m.clk, Logger: m.log, Metrics: segment.NewMetrics(reg), Locks: m.locks,
 		TailBytesMax: m.cfg.LogTailMaxBytes, FlushBytes: m.cfg.LogWritebackBytes, FlushAge: config.Millis(m.cfg.LogWritebackMs),
-		ReadBytesMax: m.cfg.FetchMemoryMaxBytes,
-		IOTimeout:    m.stallTimeout(), WaitOutStalls: m.waitsOutStalls(),
+		ReadBytesMax: m.cfg.FetchMemoryMaxBytes, FollowerReadBytes: m.followerReadBytes(),
+		IOTimeout: m.stallTimeout(), WaitOutStalls: m.waitsOutStalls(), Pace: m.pace,
 		OnFlushed: m.release,
 		OnError:   m.storageError,
 	}
@@ -234,15 +289,15 @@ func (m *Manager) walOptions(reg prometheus.Registerer) (wal.Options, error) {
 	}
 	files := min(m.cfg.WALMaxBytes, int64(space.Total/8)) / m.cfg.WALFileBytes
 	return wal.Options{
-		FS: m.files, Dir: m.walDir(), Ring: m.ring(), LockThread: true,
+		FS: m.files, Dir: m.walDir(), Ring: m.ring(), LockThread: true, OnThread: m.onLogThread,
 		FileBytes: m.cfg.WALFileBytes, FilesMax: int(max(files, 3)), SpareFiles: 1,
 		GroupBytesMax: m.cfg.WALGroupMaxBytes, Depth: m.cfg.WALInflightWritesMax, PipelineBytes: m.cfg.WALPipelineBytes,
 		// What the tails may hold the queue must take, so that an append with a reservation is never refused.
 		QueueBytesMax: max(m.cfg.WALQueueMaxBytes, 2*m.cfg.LogTailMaxBytes),
-		WriteTimeout:  m.writeTimeout(), CloseTimeout: m.stallTimeout(),
+		WriteTimeout:  m.writeTimeout(), CloseTimeout: m.stallTimeout(), Pace: m.pace,
 		OnCommit: m.committed, OnPoison: func(err error) { m.fail(fmt.Errorf("%w: %w", ErrStorage, err)) },
 		OnPressure: func(oldest wal.LSN) { m.store.FlushBelow(uint64(oldest)) },
-		Logger:     m.log, Metrics: wal.NewMetrics(reg),
+		Logger:     m.log, Metrics: wal.NewMetrics(reg), Locks: m.locks,
 	}, nil
 }
 
@@ -257,6 +312,7 @@ func (m *Manager) release(oldest uint64, any bool) {
 	}
 	m.wal.Release(wal.LSN(oldest))
 	m.space.changed()
+	m.marks.changed()
 }
 
 // storageError is the segment store's: a full disk and, if stalls are waited out, a slow one pass, and then work goes on where it stopped.
@@ -368,15 +424,16 @@ func (t *topicState) partition(i int32) *Partition {
 	return t.partitions[i]
 }
 
-// TryReserve is Reserve for somebody who cannot wait.
-func (m *Manager) TryReserve(n int) error {
+// TryReserveKept is Reserve for the node's own batches, small ones, whose appender cannot wait: producers that fill the memory for tails do not take the part that is kept for
+// these.
+func (m *Manager) TryReserveKept(n int) error {
 	if err := m.Down(); err != nil {
 		return err
 	}
 	if err := m.space.admit(n); err != nil {
 		return err
 	}
-	ok, err := m.store.TryReserve(n)
+	ok, err := m.store.TryReserveKept(n)
 	if err == nil && !ok {
 		err = segment.ErrTailFull
 	}
@@ -415,6 +472,8 @@ func (m *Manager) Close(ctx context.Context) error {
 		p.close()
 	}
 	m.cancel()
+	m.isr.close()
+	m.marks.close()
 	m.cleaner.close()
 	m.background.close()
 	err := m.wal.Close()
@@ -426,5 +485,8 @@ func (m *Manager) Close(ctx context.Context) error {
 		}
 		return nil
 	})
+	if ctx.Err() == nil && err == nil {
+		m.marks.write()
+	}
 	return errors.Join(err, m.store.Close(ctx))
 }

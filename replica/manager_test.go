@@ -44,6 +44,11 @@ func openNode(t testing.TB, dir string, extra map[string]string) *node {
 // openNodeOn is openNode on a file system of the test.
 func openNodeOn(t testing.TB, disk vfs.FS, dir string, extra map[string]string) *node {
 	t.Helper()
+	return openNodeClocked(t, disk, dir, extra, clock.Real{})
+}
+
+func openNodeClocked(t testing.TB, disk vfs.FS, dir string, extra map[string]string, clk clock.Clock) *node {
+	t.Helper()
 	values := map[string]string{
 		"data-dir": dir, "wal.file.bytes": "1048576", "wal.max.bytes": "8388608", "wal.group.max.bytes": "262144", "log.dir.stall.ms": "20000",
 	}
@@ -70,7 +75,7 @@ func openNodeOn(t testing.TB, disk vfs.FS, dir string, extra map[string]string) 
 	if n.meta.Image().Broker(cfg.NodeID) == nil {
 		n.propose(raftmeta.RegisterBroker{ID: cfg.NodeID, Host: "127.0.0.1", Port: 9092})
 	}
-	n.Manager, err = Open(Options{FS: fs, Config: cfg, Meta: n.meta, Clock: clock.Real{}, Logger: log})
+	n.Manager, err = Open(Options{FS: fs, Config: cfg, Meta: n.meta, Clock: clk, Logger: log})
 	if err != nil {
 		n.meta.Close()
 		t.Fatal(err)
@@ -447,10 +452,12 @@ func TestSnapshotWaitsForDurability(t *testing.T) {
 
 // waitersForTest counts the registered waiters.
 func (p *Partition) waitersForTest() (n int) {
-	p.waiters.mu.Lock()
-	defer p.waiters.mu.Unlock()
-	for w := p.waiters.mu.head; w != nil; w = w.next {
-		n++
+	for _, l := range []*waiterList{&p.waiters, &p.followers} {
+		l.mu.Lock()
+		for w := l.mu.head; w != nil; w = w.next {
+			n++
+		}
+		l.mu.Unlock()
 	}
 	return n
 }

@@ -3,12 +3,14 @@ package replica
 import (
 	"fmt"
 	"math"
-	"sync"
 	"sync/atomic"
 
 	"weir/internal/clock"
 	"weir/internal/config"
+	"weir/internal/lockmeter"
 	"weir/internal/record"
+	"weir/raftmeta"
+	"weir/replica/machine"
 	"weir/segment"
 )
 
@@ -22,30 +24,48 @@ type Partition struct {
 	name     string // topic-partition, for messages
 	internal bool
 	head     []byte // in front of each of its batches in the WAL; never changes
-	epoch    int32  // leader epoch stamped into batches
 	log      *segment.Log
 
 	settings       atomic.Pointer[settings]
+	role           atomic.Pointer[role] // changed under mu, so that a batch is stamped with the epoch that it is appended in
 	highWatermark  atomic.Int64
-	committedBytes atomic.Int64 // of batches since the start of the process; only differences mean something
-	waiters        waiterList
+	durable        atomic.Int64 // the WAL has confirmed what is below
+	epochStart     atomic.Int64 // log end when this node took the leadership; -1: it does not lead
+	committedBytes atomic.Int64 // of batches that became visible since the start of the process; only differences mean something
+	waiters        waiterList   // for the high watermark
+	followers      waiterList   // for that, the log's end and the durable offset
 
+	epochsLoaded    atomic.Bool // mu.epochs is complete: see epochs.go
 	producersLoaded atomic.Bool // mu.producers is complete: see producerload.go
 
 	inGroup groupState // the WAL committer's
 
 	mu struct {
-		sync.Mutex
+		lockmeter.Mutex
 		closed    bool  // deleted or shut down
 		failed    error // appends are refused with it
 		producers producers
 		loading   chan struct{} // closed when the load of producers under way ends; nil: none is
-		pending   pendingQueue  // batches that are not durable yet
-		retries   *Append       // retries of such batches
-		retention clock.Timer   // nil: nothing can expire
-		sized     bool          // retention by size has something to do ...
-		left      int64         // ... when this many more bytes were appended
-		lagKnown  bool          // the cleaner knows when the active segment reaches max.compaction.lag.ms
+
+		truncation   *truncation   // under way; nil: none is
+		cuts         uint64        // truncations so far
+		snapshotting chan struct{} // closed when the producer snapshot being written is; nil: none is
+
+		pending   pendingQueue    // batches that are not durable yet
+		acks      ackQueue        // durable ones that wait for the other replicas
+		unseen    unseen          // how many bytes consumers do not see yet
+		retries   *Append         // retries of such batches
+		lead      *machine.Leader // nil: this node does not lead, or the partition has no other replica
+		epochs    machine.Epochs
+		unsaved   bool                // an epoch began that their file does not have
+		reading   chan struct{}       // closed when the load of epochs under way ends; nil: none is
+		saving    chan struct{}       // closed when the write of their file ends
+		cutting   bool                // the log is being truncated: no role but the present one's end
+		roleNext  *raftmeta.Partition // the role to take when that has ended
+		retention clock.Timer         // nil: nothing can expire
+		sized     bool                // retention by size has something to do ...
+		left      int64               // ... when this many more bytes were appended
+		lagKnown  bool                // the cleaner knows when the active segment reaches max.compaction.lag.ms
 	}
 }
 
@@ -131,8 +151,8 @@ func (p *Partition) Index() int32 { return p.index }
 // Internal reports whether the topic is the broker's own, not to be written by clients.
 func (p *Partition) Internal() bool { return p.internal }
 
-// LeaderEpoch is the epoch stamped into new batches.
-func (p *Partition) LeaderEpoch() int32 { return p.epoch }
+// LeaderEpoch is the partition's leader epoch as this node knows it.
+func (p *Partition) LeaderEpoch() int32 { return p.role.Load().epoch }
 
 // LogStart is the first offset still there.
 func (p *Partition) LogStart() int64 { return p.log.LogStart() }
@@ -142,6 +162,9 @@ func (p *Partition) LastStable() int64 { return p.highWatermark.Load() }
 
 // HighWatermark is where a consumer stops.
 func (p *Partition) HighWatermark() int64 { return p.highWatermark.Load() }
+
+// Durable is the offset below which everything survives a crash of this node.
+func (p *Partition) Durable() int64 { return p.durable.Load() }
 
 // End is the offset the next batch gets.
 func (p *Partition) End() int64 { return p.log.End() }
@@ -190,6 +213,19 @@ func (p *Partition) Closed() bool {
 	return p.mu.closed
 }
 
+// leaveLocked takes those whom nobody would answer any more. Who waits for a batch to be durable here is answered by the WAL's report.
+func (p *Partition) leaveLocked() (waiting appends) {
+	if p.mu.lead != nil {
+		waiting = p.takeAcksAllLocked()
+	}
+	for p.mu.retries != nil {
+		a := p.mu.retries
+		p.mu.retries = a.next
+		waiting.add(a)
+	}
+	return waiting
+}
+
 // close refuses further appends and wakes everyone who waits.
 func (p *Partition) close() {
 	p.mu.Lock()
@@ -197,13 +233,9 @@ func (p *Partition) close() {
 	if p.mu.retention != nil {
 		p.mu.retention.Stop()
 	}
-	waiting := p.mu.retries
-	p.mu.retries = nil
+	waiting := p.leaveLocked()
 	p.mu.Unlock()
-	for waiting != nil {
-		a := waiting
-		waiting, a.next = a.next, nil
-		a.fail(fmt.Errorf("%w: %s", ErrNotHere, p.name))
-	}
+	waiting.done(fmt.Errorf("%w: %s", ErrNotHere, p.name))
+	p.followers.wake()
 	p.waiters.wake()
 }

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"sync"
+	"time"
 
 	"weir/wal"
 )
@@ -65,29 +66,109 @@ func (l *appends) done(err error) {
 	}
 }
 
-// takeBelowLocked drops the batches that end below offset from the queue and returns who waits for them.
-func (p *Partition) takeBelowLocked(offset int64, to *appends) {
-	q := &p.mu.pending
+// ackQueue has the Appends with AcksAll whose batch is durable here and not yet below the high watermark, in the order of their offsets.
+type ackQueue struct{ head, tail *Append }
+
+func (q *ackQueue) add(a *Append) {
+	a.acks, a.next, a.prev = true, nil, q.tail
+	if q.tail == nil {
+		q.head = a
+	} else {
+		q.tail.next = a
+	}
+	q.tail = a
+}
+
+func (q *ackQueue) remove(a *Append) {
+	if a.prev == nil {
+		q.head = a.next
+	} else {
+		a.prev.next = a.next
+	}
+	if a.next == nil {
+		q.tail = a.prev
+	} else {
+		a.next.prev = a.prev
+	}
+	a.acks, a.next, a.prev = false, nil, nil
+}
+
+// takeBelowLocked drops the batches that end below offset from the queue and returns who waits for them. Those with AcksAll may have to go on waiting.
+func (p *Partition) takeBelowLocked(offset int64, now time.Time, to *appends) {
+	q, hw := &p.mu.pending, p.highWatermark.Load()
 	for q.head != nil && q.head.last < offset {
 		b := q.head
 		if q.head = b.next; q.head == nil {
 			q.tail = nil
 		}
 		b.next = nil
+		b.durableLocked(now)
+		if a := b.a; a != nil && a.AcksAll && a.last >= hw {
+			b.a, a.batch = nil, nil
+			p.mu.acks.add(a)
+			continue
+		}
 		b.answerLocked(to)
 	}
+}
+
+// takeAckedLocked returns who waited for the high watermark, or for the batch that they repeat, and need not any more. last is the node whose progress
+// that is.
+func (p *Partition) takeAckedLocked(last int32, to *appends) {
+	for hw := p.highWatermark.Load(); p.mu.acks.head != nil && p.mu.acks.head.last < hw; {
+		a := p.mu.acks.head
+		p.mu.acks.remove(a)
+		a.Times.Last = last
+		to.add(a)
+	}
+	for link := &p.mu.retries; *link != nil; {
+		a := *link
+		if !p.reachedLocked(a) {
+			link = &a.next
+			continue
+		}
+		*link = a.next
+		to.add(a)
+	}
+}
+
+// takeAcksAllLocked takes everybody who waits for the other replicas. The batches stay.
+func (p *Partition) takeAcksAllLocked() (waiting appends) {
+	for p.mu.acks.head != nil {
+		a := p.mu.acks.head
+		p.mu.acks.remove(a)
+		a.Times.Last = p.lastLocked()
+		waiting.add(a)
+	}
+	for b := p.mu.pending.head; b != nil; b = b.next {
+		if b.a != nil && b.a.AcksAll {
+			b.answerLocked(&waiting)
+		}
+	}
+	for link := &p.mu.retries; *link != nil; {
+		a := *link
+		if !a.AcksAll {
+			link = &a.next
+			continue
+		}
+		*link = a.next
+		waiting.add(a)
+	}
+	return waiting
 }
 
 // answerLocked moves who waits for the batch, if anybody does, to the list.
 func (b *pending) answerLocked(to *appends) {
 	if a := b.a; a != nil {
 		b.a, a.batch = nil, nil
+		a.Times.Began = b.entry.Began()
 		to.add(a)
 	}
 }
 
-// waitersLocked takes everybody who waits for a batch of the partition to be durable, retries included. The batches stay.
+// waitersLocked takes everybody who waits for a batch of the partition, retries included. The batches stay.
 func (p *Partition) waitersLocked() (waiting appends) {
+	waiting = p.takeAcksAllLocked()
 	for b := p.mu.pending.head; b != nil; b = b.next {
 		b.answerLocked(&waiting)
 	}
@@ -103,10 +184,15 @@ func (p *Partition) waitersLocked() (waiting appends) {
 // it did: Done has been called then. The caller makes sure that a is not reused meanwhile.
 func (p *Partition) GiveUp(a *Append, err error) bool {
 	p.mu.Lock()
-	found := a.batch != nil
-	if found {
+	found := a.batch != nil || a.acks
+	switch {
+	case a.batch != nil:
+		a.Times.Began = a.batch.entry.Began()
 		a.batch.a, a.batch = nil, nil
-	} else {
+	case a.acks:
+		p.mu.acks.remove(a)
+		a.Times.Last = p.lastLocked()
+	default:
 		for link := &p.mu.retries; *link != nil; link = &(*link).next {
 			if *link == a {
 				*link, a.next, found = a.next, nil, true
@@ -121,7 +207,7 @@ func (p *Partition) GiveUp(a *Append, err error) bool {
 	return found
 }
 
-// giveUpAll answers with err everybody who waits for a batch to be durable. Appends that come later meet Manager.down.
+// giveUpAll answers with err everybody who waits for a batch. Appends that come later meet Manager.down.
 func (m *Manager) giveUpAll(err error) {
 	for _, p := range m.all() {
 		p.mu.Lock()

@@ -15,15 +15,13 @@ import (
 // next caller tries again. It does I/O.
 func (p *Partition) loadProducers() error {
 	for !p.producersLoaded.Load() {
-		p.mu.Lock()
-		loading := p.mu.loading
-		if loading == nil {
-			loading = make(chan struct{})
-			p.mu.loading = loading
-			p.mu.Unlock()
-			return p.readProducers(loading)
+		loading, mine := p.claimLoad()
+		if mine {
+			if err := p.readProducers(loading); err != nil {
+				return err
+			}
+			continue
 		}
-		p.mu.Unlock()
 		select {
 		case <-loading:
 		case <-p.m.background.closing:
@@ -33,27 +31,67 @@ func (p *Partition) loadProducers() error {
 	return nil
 }
 
+var loaded = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+// claimLoad returns what to wait for; mine: the caller is to read the state, and closes it then. A caller that comes when the state has just been
+// read must not read it again: it would lack what is appended meanwhile.
+func (p *Partition) claimLoad() (loading chan struct{}, mine bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.producersLoaded.Load():
+		return loaded, false
+	case p.mu.loading != nil:
+		return p.mu.loading, false
+	}
+	p.mu.loading = make(chan struct{})
+	return p.mu.loading, true
+}
+
 func (p *Partition) readProducers(loading chan struct{}) error {
-	err := p.restoreProducers()
+	p.mu.Lock()
+	cuts := p.mu.cuts
+	p.mu.Unlock()
+	state, err := p.restoreProducers()
 	if err != nil {
 		err = fmt.Errorf("%w: %s: producer state: %w", ErrStorage, p.name, err)
 		p.m.log.Error("producer state cannot be read; idempotent producers are refused", "partition", p.name, "err", err)
 	}
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer close(loading)
 	p.mu.loading = nil
-	if err != nil {
+	switch {
+	case err != nil:
 		p.mu.producers = producers{}
-	}
-	p.mu.Unlock()
-	if err == nil {
+	case p.mu.cuts != cuts:
+		// The log was truncated meanwhile: it is read again.
+	default:
+		p.mu.producers = state
 		p.producersLoaded.Store(true)
 	}
-	close(loading)
 	return err
 }
 
 // needsProducers reports whether b has to be held against the state of its producer.
 func needsProducers(b record.Batch) bool { return b.ProducerID() != record.NoProducerID }
+
+// lockWithProducers takes the partition's lock, with the producers' state in memory if b needs it. A truncation that comes late, of the time when this
+// node followed, may drop what was just loaded: then it is loaded again.
+func (p *Partition) lockWithProducers(b record.Batch) error {
+	for {
+		if needsProducers(b) {
+			if err := p.loadProducers(); err != nil {
+				return err
+			}
+		}
+		p.mu.Lock()
+		if !needsProducers(b) || p.producersLoaded.Load() {
+			return nil
+		}
+		p.mu.Unlock()
+	}
+}
 
 // loadAllProducers reads what nobody has asked for yet.
 func (m *Manager) loadAllProducers() {

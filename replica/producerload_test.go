@@ -2,10 +2,12 @@ package replica
 
 import (
 	"errors"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"weir/internal/record"
 	"weir/internal/vfs"
@@ -59,5 +61,71 @@ func TestProducersAreReadWhenNeeded(t *testing.T) {
 	}
 	if a := send(3); a.Err != nil || a.BaseOffset != 4 {
 		t.Errorf("the next batch: offset %d, %v, want 4", a.BaseOffset, a.Err)
+	}
+}
+
+// TestProducersAreReadOnce: a caller that found the state missing, and comes to read it when another just has, does not: a second reading would lack
+// what is appended while it goes on.
+func TestProducersAreReadOnce(t *testing.T) {
+	n := openNodeOn(t, vfs.NewMem(), "/node", map[string]string{"io.engine": "portable"})
+	defer n.close()
+	n.propose(raftmeta.CreateTopic{Name: "t", Partitions: 1})
+	p := n.ByName("t", 0)
+	n.mustAppend(p, batchOf(t, 0, 7, 0, 0, 1))
+	loading, mine := p.claimLoad()
+	if mine {
+		t.Fatal("the state would be read a second time")
+	}
+	<-loading
+	if a := n.append(p, batchOf(t, 0, 7, 0, 0, 1)); a.Err != nil || a.BaseOffset != 0 {
+		t.Errorf("a retry: offset %d, %v", a.BaseOffset, a.Err)
+	}
+}
+
+// TestProducersAreReadAgain: a truncation takes effect, and drops the producers' state, when an append has made sure of it and waits for the lock. The
+// append loads it again: it knows a retry of what is left, and what was cut off it takes as new.
+func TestProducersAreReadAgain(t *testing.T) {
+	for range 20 {
+		producersAreReadAgain(t)
+	}
+}
+
+func producersAreReadAgain(t *testing.T) {
+	n := openNodeOn(t, vfs.NewMem(), "/node", map[string]string{"io.engine": "portable"})
+	defer n.close()
+	n.propose(raftmeta.CreateTopic{Name: "t", Partitions: 1})
+	p := n.ByName("t", 0)
+	for seq := range int32(3) {
+		n.mustAppend(p, batchOf(t, 0, 7, 0, seq, 1))
+	}
+	p.mu.Lock()
+	begun := make(chan struct{})
+	ended := []<-chan *Append{}
+	for _, seq := range []int32{2, 5} {
+		b := batchOf(t, 0, 7, 0, seq, 1)
+		if err := n.Reserve(len(b), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan *Append, 1)
+		ended = append(ended, done)
+		go func() {
+			begun <- struct{}{}
+			p.Append(&Append{Batch: b, Done: func(a *Append) { done <- a }})
+		}()
+		<-begun
+	}
+	for range 100 { // they come to the lock, or not yet: both must be right
+		runtime.Gosched()
+	}
+	time.Sleep(time.Millisecond)
+	p.mu.cuts++
+	p.mu.producers = producers{}
+	p.producersLoaded.Store(false)
+	p.mu.Unlock()
+	if a := <-ended[0]; a.Err != nil || a.BaseOffset != 2 {
+		t.Errorf("a retry: offset %d, %v, want 2", a.BaseOffset, a.Err)
+	}
+	if a := <-ended[1]; !errors.Is(a.Err, ErrOutOfOrder) {
+		t.Errorf("a gap in the sequence numbers: offset %d, %v, want ErrOutOfOrder", a.BaseOffset, a.Err)
 	}
 }

@@ -119,3 +119,22 @@ func (s *producers) expire(before int64) {
 		}
 	}
 }
+
+// truncate forgets the batches at or beyond end. It reports whether what is left is what one would know who had never seen them: of a producer all
+// of whose batches go, the earlier ones are not remembered any more, so that the log has to be read.
+//
+// Fewer batches may be left of a producer than are remembered otherwise. Those that are missing are older than five that were in the log, so
+// their producer has had their acknowledgements.
+func (s *producers) truncate(end int64) (known bool) {
+	for _, p := range s.byID {
+		n := p.count
+		for n > 0 && p.batches[n-1].lastOffset >= end {
+			n--
+		}
+		if n == 0 && p.count > 0 {
+			return false
+		}
+		p.count = n
+	}
+	return true
+}

@@ -10,6 +10,17 @@ import (
 // NewReader makes what stands for a connection in the memory for reads.
 func (m *Manager) NewReader() *segment.Reader { return m.store.NewReader() }
 
+// NewFollowerReader is NewReader for a node that follows partitions that this one leads.
+func (m *Manager) NewFollowerReader() *segment.Reader { return m.store.NewFollowerReader() }
+
+// followerReadBytes is the part of the memory for reads that is kept for followers: two full answers for each of two of them, but no more than a quarter.
+func (m *Manager) followerReadBytes() int64 {
+	if !m.cfg.Clustered() {
+		return 0
+	}
+	return min(m.cfg.FetchMemoryMaxBytes/4, 4*int64(m.cfg.ReplicaFetchResponseMaxBytes))
+}
+
 // Read is ReadShare for a reader whose memory is not bounded.
 func (p *Partition) Read(offset, limit int64, maxBytes int, minOneBatch bool) (*segment.Range, error) {
 	return p.ReadShare(nil, offset, limit, maxBytes, minOneBatch)

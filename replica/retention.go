@@ -3,6 +3,8 @@ package replica
 import (
 	"context"
 	"time"
+
+	"weir/internal/clock"
 )
 
 // retentionWorkers bounds how many logs delete old segments at a time.
@@ -10,7 +12,7 @@ const retentionWorkers = 2
 
 // scheduleRetention arms the partition's timer for the next moment at which a segment can expire, and notes from which size on one is too much.
 // It is called when something was appended to an empty log, when a segment is sealed, after a deletion, and when the configuration changed:
-// between those nothing can become due earlier.
+// between those nothing can become due earlier, unless the wall clock is set.
 func (p *Partition) scheduleRetention() {
 	now := p.m.clk.Now()
 	at, ok := p.log.NextRetention(now)
@@ -25,7 +27,7 @@ func (p *Partition) scheduleRetention() {
 		p.mu.retention = nil
 	}
 	if ok && !p.mu.closed {
-		p.mu.retention = p.m.clk.AfterFunc(max(at.Sub(now), 0), p.retain)
+		p.mu.retention = p.m.clk.AfterFunc(clock.UntilWall(at, now), p.retain)
 	}
 }
 
@@ -94,23 +96,31 @@ func (m *Manager) Unreserve(n int) { m.store.Unreserve(n) }
 // Reserve takes memory and disk room for n bytes of batches before they are appended. It blocks while unflushed data is
 // at its limit, at most for wait: that is the backpressure on producers. Errors: ErrDiskFull, ErrOverloaded, ErrStorage.
 func (m *Manager) Reserve(n int, wait time.Duration) error {
+	_, err := m.ReserveTimed(n, wait)
+	return err
+}
+
+// ReserveTimed is Reserve that also says how long it has waited, 0 where there was room at once.
+func (m *Manager) ReserveTimed(n int, wait time.Duration) (waited time.Duration, err error) {
 	if err := m.Down(); err != nil {
-		return err
+		return 0, err
 	}
 	if err := m.space.admit(n); err != nil {
-		return err
+		return 0, err
 	}
 	ok, err := m.store.TryReserve(n)
 	if err != nil {
-		return wrapStorage(err)
+		return 0, wrapStorage(err)
 	}
 	if ok {
-		return nil
+		return 0, nil
 	}
+	began := m.clk.Now()
+	defer func() { waited = m.clk.Now().Sub(began) }()
 	ctx, cancel := context.WithTimeout(m.UntilStalled(), wait)
 	defer cancel()
 	if err = m.store.Reserve(ctx, n); err != nil && m.Down() != nil {
-		return m.Down()
+		return 0, m.Down()
 	}
-	return wrapStorage(err)
+	return 0, wrapStorage(err)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
 	"slices"
 	"sort"
 
@@ -100,22 +101,28 @@ func decodeProducers(data []byte) (producers, int64, error) {
 }
 
 // writeSnapshot saves the producers' state as of the log's present end, and deletes older snapshots. It waits until all that is in the
-// state is durable: a snapshot of records that a crash undoes would be taken, later, for one of those written in their place.
+// state is durable: a snapshot of records that a crash undoes would be taken, later, for one of those written in their place. If the log is
+// truncated meanwhile there is none.
 func (p *Partition) writeSnapshot() {
 	if p.loadProducers() != nil {
 		return // said by it
 	}
 	p.mu.Lock()
 	p.expireProducersLocked()
-	offset := p.log.End()
+	offset, cuts := p.log.End(), p.mu.cuts
 	data := p.mu.producers.encode(offset)
 	p.mu.Unlock()
 	if offset == p.log.LogStart() {
 		return // an empty log needs none
 	}
-	if !p.waitDurable(offset) {
+	if !p.waitDurable(offset, cuts) {
 		return
 	}
+	written, ok := p.beginSnapshot(cuts)
+	if !ok {
+		return
+	}
+	defer p.endSnapshot(written)
 	if err := p.log.WriteSide(snapshotName(offset), data); err != nil {
 		p.m.log.Warn("producer snapshot not written; the next start scans more", "partition", p.name, "err", err)
 		return
@@ -132,27 +139,49 @@ func (p *Partition) writeSnapshot() {
 	}
 }
 
+// beginSnapshot keeps truncations waiting until endSnapshot; false: one has come between, or is under way.
+func (p *Partition) beginSnapshot(cuts uint64) (written chan struct{}, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mu.cuts != cuts || p.mu.truncation != nil || p.mu.snapshotting != nil {
+		return nil, false
+	}
+	written = make(chan struct{})
+	p.mu.snapshotting = written
+	return written, true
+}
+
+func (p *Partition) endSnapshot(written chan struct{}) {
+	p.mu.Lock()
+	p.mu.snapshotting = nil
+	p.mu.Unlock()
+	close(written)
+}
+
 // restoreProducers reads the newest usable snapshot and the batch headers behind it.
-func (p *Partition) restoreProducers() error {
+func (p *Partition) restoreProducers() (state producers, err error) {
 	from := p.log.LogStart()
 	if p.log.End() == from {
-		return nil
+		return producers{}, nil
 	}
 	names, err := p.log.ListSide(snapshotSuffix)
 	if err != nil {
-		return err
+		return producers{}, err
 	}
 	for _, name := range slices.Backward(names) {
 		data, err := p.log.ReadSide(name)
-		if err != nil {
-			return err
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // deleted meanwhile
 		}
-		state, offset, err := decodeProducers(data)
+		if err != nil {
+			return producers{}, err
+		}
+		saved, offset, err := decodeProducers(data)
 		if err == nil && offset > p.log.End() {
 			// The end of the log is damaged. What will be written there is not what this is a snapshot of.
 			p.m.log.Warn("producer snapshot is of records that are lost; deleted", "partition", p.name, "file", name, "log_end", p.log.End())
 			if err := p.log.RemoveSide(name); err != nil {
-				return err
+				return producers{}, err
 			}
 			continue
 		}
@@ -160,39 +189,47 @@ func (p *Partition) restoreProducers() error {
 			p.m.log.Warn("producer snapshot ignored", "partition", p.name, "file", name, "err", err)
 			continue
 		}
-		p.mu.Lock()
-		p.mu.producers, from = state, max(offset, from)
-		p.mu.Unlock()
+		state, from = saved, max(offset, from)
 		break
 	}
-	return p.log.Scan(from, func(header record.Batch) error {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.mu.producers.add(header, header.MaxTimestamp())
+	err = p.log.Scan(from, func(header record.Batch) error {
+		state.add(header, header.MaxTimestamp())
 		return nil
 	})
+	return state, err
 }
 
-// waitDurable waits until the high watermark is at least offset; false if the partition ends before.
-func (p *Partition) waitDurable(offset int64) bool {
+// waitDurable waits until everything below offset is durable on this node; false if the partition ends, or is truncated, before.
+func (p *Partition) waitDurable(offset int64, cuts uint64) bool {
 	risen := make(chan struct{}, 1)
-	w := Waiter{Wake: func() {
+	wake := func() {
 		select {
 		case risen <- struct{}{}:
 		default:
 		}
-	}}
-	p.Wait(&w)
-	defer w.Stop()
-	for p.HighWatermark() < offset {
+	}
+	// Without other replicas the high watermark is what is durable, and nobody else is told.
+	replicated, alone := Waiter{Wake: wake}, Waiter{Wake: wake}
+	p.WaitAppend(&replicated)
+	defer replicated.Stop()
+	p.Wait(&alone)
+	defer alone.Stop()
+	for p.Durable() < offset {
+		if p.Closed() || p.cutSince(cuts) {
+			return p.Durable() >= offset
+		}
 		select {
 		case <-risen:
 		case <-p.m.background.closing:
 			return false
 		}
-		if p.Closed() {
-			return p.HighWatermark() >= offset
-		}
 	}
 	return true
+}
+
+// cutSince reports whether the log was truncated since cuts were counted.
+func (p *Partition) cutSince(cuts uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.cuts != cuts
 }

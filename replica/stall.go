@@ -32,7 +32,9 @@ type Area struct {
 // thread that owns an operation is held inside a system call.
 //
 // It is driven by events. changed is called when an area's first operation goes in flight and when operations have come back; then a timer is
-// armed for the earliest moment at which anything in flight can be too old, and not again before that. With nothing in flight nothing is armed.
+// armed, for a slice of limit or the earliest moment at which anything in flight can be too old, and not again before that. With nothing in
+// flight nothing is armed. A slice that ends much too late is time in which the process stood still: that does not count for an age, since
+// the disk may have answered long ago. So a disk that hangs is found within limit after the process runs again.
 type stallWatch struct {
 	clk   clock.Clock
 	limit time.Duration
@@ -48,6 +50,8 @@ type stallWatch struct {
 	mu struct {
 		sync.Mutex // held while the outcomes run: they touch memory only
 		timer      clock.Timer
+		due        time.Time // when it runs; zero: it is not armed
+		absent     absences
 		stalled    bool
 		since      time.Time // when the operation began that was too old
 		late       bool
@@ -56,9 +60,17 @@ type stallWatch struct {
 	}
 }
 
-func (w *stallWatch) worst() (worst Area) {
-	for _, a := range w.areas() {
-		if a.Oldest > worst.Oldest {
+// worstLocked takes stock. It looks at the clock last, so that what the areas say is never older than it is thought to be.
+func (w *stallWatch) worstLocked() (worst Area) {
+	areas := w.areas()
+	now := w.clk.Now()
+	if due := w.mu.due; !due.IsZero() && clock.Stood(w.limit, now.Sub(due)) {
+		// When in its slice it stopped is not known, and what came meanwhile must have its time to be taken.
+		w.mu.absent.add(due.Add(-clock.Slice(w.limit)), now)
+		w.mu.due = now
+	}
+	for _, a := range areas {
+		if a.Oldest = w.mu.absent.without(a.Oldest, now); a.Oldest > worst.Oldest {
 			worst = a
 		}
 	}
@@ -83,6 +95,8 @@ func (w *stallWatch) arm(d time.Duration) {
 }
 
 func (w *stallWatch) armLocked(d time.Duration) {
+	d = min(d, clock.Slice(w.limit))
+	w.mu.due = w.clk.Now().Add(d)
 	switch {
 	case w.mu.closed:
 	case w.mu.timer == nil:
@@ -108,7 +122,8 @@ func (w *stallWatch) look() {
 	if w.mu.closed {
 		return
 	}
-	worst := w.worst()
+	worst := w.worstLocked()
+	w.mu.due = time.Time{}
 	quiet := worst.Oldest < w.limit/2
 	switch {
 	case w.mu.stalled && quiet:
@@ -143,7 +158,7 @@ func (w *stallWatch) againLocked(oldest time.Duration) {
 	if oldest == 0 {
 		w.armed.Store(false)
 		// An operation that began just now may have seen armed still set.
-		if oldest = w.worst().Oldest; oldest == 0 || !w.armed.CompareAndSwap(false, true) {
+		if oldest = w.worstLocked().Oldest; oldest == 0 || !w.armed.CompareAndSwap(false, true) {
 			return
 		}
 	}

@@ -166,7 +166,7 @@ func TestStallIsWaitedOut(t *testing.T) {
 		if err := n.Reserve(10, time.Minute); !errors.Is(err, ErrStalled) {
 			t.Errorf("Reserve on a stalled disk: %v", err)
 		}
-		if err := n.TryReserve(10); !errors.Is(err, ErrStalled) {
+		if err := n.TryReserveKept(10); !errors.Is(err, ErrStalled) {
 			t.Errorf("TryReserve on a stalled disk: %v", err)
 		}
 		done := make(chan *Append, 1)

@@ -1,6 +1,6 @@
 package replica
 
-import "sync"
+import "weir/internal/lockmeter"
 
 // Waiter is one reader's registration at one partition. Wake is called without locks held, possibly more
 // than once and from the WAL's thread: it must be quick and must not block.
@@ -14,7 +14,7 @@ type Waiter struct {
 // waiterList is an intrusive list of readers that wait for the high watermark.
 type waiterList struct {
 	mu struct {
-		sync.Mutex
+		lockmeter.Mutex
 		head  *Waiter
 		spare []func() // reused between wakes, by the one that is waking
 	}
