@@ -12,7 +12,7 @@ func BenchmarkHeartbeat(b *testing.B) {
 	c := New(Options{Storage: newFakeStorage(), Clock: clk})
 	defer c.Close()
 	for p := range int32(50) {
-		if err := c.Load(p); err != nil {
+		if err := c.Load(p, 0); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -45,7 +45,7 @@ func BenchmarkRebalance1000(b *testing.B) {
 	for b.Loop() {
 		clk := newFakeClock()
 		c := New(Options{Storage: newFakeStorage(), Clock: clk, Partitions: 1})
-		if err := c.Load(0); err != nil {
+		if err := c.Load(0, 0); err != nil {
 			b.Fatal(err)
 		}
 		var joined []JoinResult

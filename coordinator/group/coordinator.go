@@ -12,13 +12,15 @@ import (
 	"unicode/utf16"
 
 	"weir/internal/clock"
+	"weir/internal/faultlog"
+	"weir/internal/lockmeter"
 	"weir/internal/record"
 )
 
 // Errors that Storage wraps for the coordinator to tell them apart; anything else makes it CoordinatorNotAvailable,
 // which clients retry.
 var (
-	// ErrNotLeader: the partition is not led by this broker any more, or its disk failed.
+	// ErrNotLeader: the partition is not led by this broker in that epoch any more, or its disk failed.
 	ErrNotLeader = errors.New("not the leader of the group's partition")
 	// ErrTooLarge: the records can never be written.
 	ErrTooLarge = errors.New("group records are too large")
@@ -39,12 +41,14 @@ func codeOf(err error) Code {
 
 // Storage is __consumer_offsets.
 type Storage interface {
-	// Append writes records as one batch to partition p; done is called once, from any goroutine and possibly before Append
-	// returns, when they are durable or with an error. Append is memory-only and does not block; the records are the storage's
-	// from then on. Appends to one partition are in the log in the order of the calls; done may be called in any order.
-	Append(p int32, records []record.Record, done func(err error))
-	// Load calls fn with every record of partition p, in order. The record is valid during fn.
-	Load(p int32, fn func(*record.Record) error) error
+	// Append writes records as one batch to partition p, which this broker must lead in this very epoch: what a former life of its decided
+	// must not follow what another broker has written since. done is called once, from any goroutine and possibly before Append
+	// returns, when they are durable on all in-sync replicas or with an error. Append is memory-only and does not block; the records are the
+	// storage's from then on. Appends to one partition are in the log in the order of the calls; done may be called in any order.
+	Append(p, epoch int32, records []record.Record, done func(err error))
+	// Load calls fn with every record of partition p, in order, and returns when all of them are committed, or with an error, at the latest
+	// when this broker does not lead p in this epoch any more. The record is valid during fn.
+	Load(p, epoch int32, fn func(*record.Record) error) error
 }
 
 // Options configure a Coordinator. Zero values of limits mean Kafka's defaults.
@@ -64,6 +68,8 @@ type Options struct {
 	Clock                  clock.Clock   // default the system's
 	Logger                 *slog.Logger  // nil: discard
 	Metrics                *Metrics      // nil: unregistered
+
+	Locks *lockmeter.Meter // measures the locks; may be nil
 }
 
 // settings are what groups need of Options.
@@ -76,6 +82,7 @@ type settings struct {
 	retentionCheckInterval               time.Duration
 	newID                                func() string
 	log                                  *slog.Logger
+	faults                               *faultlog.Log // what every request can meet
 	metrics                              *Metrics
 }
 
@@ -90,7 +97,7 @@ type Coordinator struct {
 	closed  atomic.Bool
 }
 
-// New returns a coordinator that owns no partition yet: Load gives it some.
+// New returns a coordinator that owns no partition yet: Claim gives it some.
 func New(o Options) *Coordinator {
 	c := &Coordinator{
 		clk:     o.Clock,
@@ -121,10 +128,15 @@ func New(o Options) *Coordinator {
 	if c.conf.metrics == nil {
 		c.conf.metrics = NewMetrics(nil)
 	}
+	c.conf.faults = faultlog.New(c.conf.log, c.clk)
 	c.timers = newTimerQueue(c.clk, func(t *timer) { c.shardOf(t.group.id).fire(t) })
+	c.timers.mu.MeterBy(o.Locks, lockmeter.GroupTimers)
 	c.shards = make([]*shard, or(o.Partitions, 50))
 	for i := range c.shards {
 		c.shards[i] = &shard{c: c, partition: int32(i)}
+		c.shards[i].mu.MeterBy(o.Locks, lockmeter.Group)
+		c.shards[i].completions.MeterBy(o.Locks, lockmeter.Group)
+		c.shards[i].mu.least = math.MinInt32
 	}
 	return c
 }
@@ -164,6 +176,6 @@ func (c *Coordinator) Close() {
 	}
 	c.timers.close()
 	for _, s := range c.shards {
-		s.unload(NotCoordinator)
+		s.transition(func(fx *effects) { s.letGoLocked(fx, NotCoordinator) })
 	}
 }

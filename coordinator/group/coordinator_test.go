@@ -31,11 +31,11 @@ type loadingStorage struct {
 	during func()
 }
 
-func (s loadingStorage) Load(p int32, fn func(*record.Record) error) error {
+func (s loadingStorage) Load(p, epoch int32, fn func(*record.Record) error) error {
 	if s.during != nil {
 		s.during()
 	}
-	return s.fakeStorage.Load(p, fn)
+	return s.fakeStorage.Load(p, epoch, fn)
 }
 
 func joinCode(c *Coordinator, group string) (code Code) {
@@ -62,10 +62,10 @@ func TestWhileLoading(t *testing.T) {
 	if got := joinCode(c, group); got != NotCoordinator {
 		t.Fatalf("not loaded: %s", got)
 	}
-	if err := c.Load(p); err != nil {
+	if err := c.Load(p, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Load(p); !errors.Is(err, ErrOwned) {
+	if err := c.Load(p, 0); !errors.Is(err, ErrOwned) {
 		t.Fatalf("loaded twice: %v", err)
 	}
 	for i, topic := range []string{"kept", "gone"} {
@@ -95,7 +95,7 @@ func TestWhileLoading(t *testing.T) {
 		}
 		c.TopicDeleted("gone", [16]byte{})
 	}
-	if err := c.Load(p); err != nil {
+	if err := c.Load(p, 0); err != nil {
 		t.Fatal(err)
 	}
 	var got OffsetsResult
@@ -105,25 +105,114 @@ func TestWhileLoading(t *testing.T) {
 	}
 }
 
-// TestUnloadWhileLoading: what a slow load finds must not appear after the partition has moved on.
-func TestUnloadWhileLoading(t *testing.T) {
+// TestOvertakenLoad: what a slow load finds must not appear after the partition has moved on, and what is told late does not count.
+func TestOvertakenLoad(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		during func(c *Coordinator) // while epoch 5 is being loaded
+		want   Code                 // of a look at the group then
+	}{
+		{"unloaded", func(c *Coordinator) { c.Unload(0, 6) }, NotCoordinator},
+		{"unloaded in its own epoch", func(c *Coordinator) { c.Unload(0, 5) }, NotCoordinator},
+		{"unloaded and claimed", func(c *Coordinator) { c.Unload(0, 6); claim(t, c, 7, nil) }, CoordinatorLoadInProgress},
+		{"claimed again", func(c *Coordinator) { claim(t, c, 7, nil) }, CoordinatorLoadInProgress},
+		{"unloaded, and claimed too late", func(c *Coordinator) { c.Unload(0, 6); claim(t, c, 5, ErrOvertaken); claim(t, c, 6, ErrOvertaken) }, NotCoordinator},
+		{"unload of an older epoch", func(c *Coordinator) { c.Unload(0, 4); claim(t, c, 5, ErrOwned); claim(t, c, 4, ErrOvertaken) }, OK},
+		{"gone and made anew", func(c *Coordinator) { c.Forget(0); claim(t, c, 0, nil) }, CoordinatorLoadInProgress},
+		{"no such partition", func(c *Coordinator) { c.Unload(9, 9); c.Forget(9) }, OK},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			st := &loadingStorage{fakeStorage: newFakeStorage()}
+			st.epoch = 5
+			st.store(0, []record.Record{offsetRecord("g", "t", 0, &offset{offset: 1, leaderEpoch: -1}, 1)})
+			c := New(Options{Storage: st, Partitions: 1, Clock: newFakeClock()})
+			defer c.Close()
+			st.during = func() { tt.during(c) }
+			err := c.Load(0, 5)
+			if overtaken := tt.want != OK; errors.Is(err, ErrOvertaken) != overtaken || (err != nil) != overtaken {
+				t.Errorf("load: %v", err)
+			}
+			if got := c.Describe("g").Code; got != tt.want {
+				t.Errorf("then the group is %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+func claim(t *testing.T, c *Coordinator, epoch int32, want error) {
+	t.Helper()
+	if _, err := c.Claim(0, epoch); !errors.Is(err, want) {
+		t.Errorf("claim of epoch %d: %v, want %v", epoch, err, want)
+	}
+}
+
+// TestFailedLoadIsClaimedAgain: a load that the disk failed can be tried again in the same epoch.
+func TestFailedLoadIsClaimedAgain(t *testing.T) {
 	st := &loadingStorage{fakeStorage: newFakeStorage()}
+	st.epoch = 1 // not the one that is claimed: the storage refuses
 	c := New(Options{Storage: st, Partitions: 1, Clock: newFakeClock()})
 	defer c.Close()
-	st.during = func() {
-		st.during = nil
-		c.Unload(0)
-		if err := c.Load(0); err != nil {
-			t.Error(err)
-		}
-		commitOne(c, "new", "t", 1)
+	if err := c.Load(0, 0); !errors.Is(err, ErrNotLeader) || errors.Is(err, ErrOvertaken) {
+		t.Fatalf("load: %v", err)
 	}
-	if err := c.Load(0); err != nil {
+	st.epoch = 0
+	if err := c.Load(0, 0); err != nil {
 		t.Fatal(err)
 	}
-	all, code := c.List()
-	if code != OK || len(all) != 1 || all[0].Group != "new" {
-		t.Fatalf("%v %s", all, code)
+	if code := commitOne(c, "g", "t", 1); code != OK {
+		t.Fatal(code)
+	}
+}
+
+// TestUnloadAnswersAll: whoever waits when the partition's leadership goes is answered at once, but for commits, whose end the storage
+// tells; no timer is left, and the group is back, with its offsets, when the partition is.
+func TestUnloadAnswersAll(t *testing.T) {
+	clk, st := newFakeClock(), newFakeStorage()
+	c := New(Options{Storage: st, Partitions: 1, Clock: clk, InitialRebalanceDelay: time.Hour})
+	defer c.Close()
+	if err := c.Load(0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if code := commitOne(c, "store", "t", 7); code != OK {
+		t.Fatal(code)
+	}
+	joined := make(chan Code, 1)
+	c.JoinGroup(&JoinRequest{
+		Group: "g", ProtocolType: "consumer", Protocols: []Protocol{{Name: "range"}}, SessionTimeout: 10 * time.Second,
+	}, func(r JoinResult) { joined <- r.Code })
+	st.held = true
+	committed, stable := make(chan Code, 1), make(chan Code, 1)
+	c.CommitOffsets(&CommitRequest{Group: "store", Generation: -1, Retention: -1, Topics: []CommitTopic{{
+		Name: "t", Partitions: []CommitPartition{{Offset: 8, LeaderEpoch: -1}},
+	}}}, func(code Code) { committed <- code })
+	c.FetchOffsets(&OffsetsRequest{Group: "store", RequireStable: true}, func(r OffsetsResult) { stable <- r.Code })
+	c.Unload(0, 1)
+	select {
+	case code := <-joined:
+		if code != NotCoordinator {
+			t.Errorf("the join was told %s", code)
+		}
+	default:
+		t.Error("the join still waits")
+	}
+	st.complete(-1, fmt.Errorf("leads no more: %w", ErrNotLeader))
+	if a, b := <-committed, <-stable; a != NotCoordinator || b != NotCoordinator {
+		t.Errorf("the commit was told %s, the read %s", a, b)
+	}
+	c.timers.mu.Lock()
+	armed := len(c.timers.mu.heap)
+	c.timers.mu.Unlock()
+	if armed != 0 {
+		t.Errorf("%d timers are left", armed)
+	}
+	st.held, st.epoch = false, 2
+	if err := c.Load(0, 2); err != nil {
+		t.Fatal(err)
+	}
+	var got OffsetsResult
+	c.FetchOffsets(&OffsetsRequest{Group: "store"}, func(r OffsetsResult) { got = r })
+	if len(got.Topics) != 1 || got.Topics[0].Partitions[0].Offset != 7 {
+		t.Errorf("offsets after the return: %+v", got)
 	}
 }
 
@@ -149,7 +238,7 @@ func TestLoadRecords(t *testing.T) {
 			st.store(0, tt.log)
 			c := New(Options{Storage: st, Partitions: 1, Clock: newFakeClock(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
 			defer c.Close()
-			err := c.Load(0)
+			err := c.Load(0, 0)
 			if tt.err != "" {
 				if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), tt.err) {
 					t.Fatalf("error %v, want %q", err, tt.err)
@@ -269,7 +358,7 @@ func TestOutOfOrderCompletions(t *testing.T) {
 	st := newFakeStorage()
 	c := New(Options{Storage: st, Partitions: 1, Clock: newFakeClock()})
 	defer c.Close()
-	if err := c.Load(0); err != nil {
+	if err := c.Load(0, 0); err != nil {
 		t.Fatal(err)
 	}
 	st.held = true
@@ -295,8 +384,8 @@ type slowStorage struct {
 	work sync.WaitGroup
 }
 
-func (s *slowStorage) Append(p int32, rs []record.Record, done func(error)) {
-	s.work.Go(func() { s.fakeStorage.Append(p, rs, done) })
+func (s *slowStorage) Append(p, epoch int32, rs []record.Record, done func(error)) {
+	s.work.Go(func() { s.fakeStorage.Append(p, epoch, rs, done) })
 }
 
 // TestConcurrent has many real clients at once; it is for the race detector, and every request must be answered.
@@ -306,7 +395,7 @@ func TestConcurrent(t *testing.T) {
 	var wg sync.WaitGroup
 	for p := range int32(3) { // while clients come already
 		wg.Go(func() {
-			if err := c.Load(p); err != nil {
+			if err := c.Load(p, 0); err != nil {
 				t.Error(err)
 			}
 		})

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"weir/internal/clock"
 )
 
 // Offsets expire (KIP-211) offsets.retention.minutes after
@@ -72,7 +74,7 @@ func (g *group) armExpiry(fx *effects, atMs int64) {
 	}
 	atMs = max(atMs, g.expiryFloorMs)
 	g.expiryAtMs = atMs
-	fx.arm(&g.expiry, time.Duration(atMs-fx.nowMs())*time.Millisecond)
+	fx.arm(&g.expiry, min(time.Duration(atMs-fx.nowMs())*time.Millisecond, clock.WallWaitMax))
 }
 
 // rescanExpiry sets the expiry timer anew after the group's state changed.

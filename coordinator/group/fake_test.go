@@ -97,6 +97,7 @@ type fakeStorage struct {
 	logs    map[int32][]record.Record // durable
 	onWrite func(p int32, rs []record.Record)
 	fail    error
+	epoch   int32 // the leader's
 }
 
 type fakeAppend struct {
@@ -107,8 +108,13 @@ type fakeAppend struct {
 
 func newFakeStorage() *fakeStorage { return &fakeStorage{logs: map[int32][]record.Record{}} }
 
-func (s *fakeStorage) Append(p int32, rs []record.Record, done func(error)) {
+func (s *fakeStorage) Append(p, epoch int32, rs []record.Record, done func(error)) {
 	s.mu.Lock()
+	if epoch != s.epoch {
+		s.mu.Unlock()
+		done(fmt.Errorf("epoch %d, it is %d: %w", epoch, s.epoch, ErrNotLeader))
+		return
+	}
 	if s.onWrite != nil {
 		s.onWrite(p, rs)
 	}
@@ -152,10 +158,27 @@ func (s *fakeStorage) complete(n int, err error) int {
 	return n
 }
 
-func (s *fakeStorage) Load(p int32, fn func(*record.Record) error) error {
+// survive takes all held appends, and stores the n oldest.
+func (s *fakeStorage) survive(n int, stored func([]record.Record)) []fakeAppend {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	todo := s.pending
+	s.pending = nil
+	for _, a := range todo[:min(n, len(todo))] {
+		s.store(a.p, a.rs)
+		stored(a.rs)
+	}
+	return todo
+}
+
+func (s *fakeStorage) Load(p, epoch int32, fn func(*record.Record) error) error {
 	s.mu.Lock()
 	log := slices.Clone(s.logs[p])
+	leads := epoch == s.epoch
 	s.mu.Unlock()
+	if !leads {
+		return ErrNotLeader
+	}
 	for i := range log {
 		if err := fn(&log[i]); err != nil {
 			return err

@@ -3,6 +3,7 @@ package group
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -10,41 +11,68 @@ import (
 	"weir/internal/record"
 )
 
-// ErrOwned: the partition is loaded, or being loaded, already.
-var ErrOwned = errors.New("the partition's groups are loaded already")
+var (
+	// ErrOwned: the partition is loaded, or being loaded, in this epoch already.
+	ErrOwned = errors.New("the partition's groups are loaded already")
+	// ErrOvertaken: this broker has learned of a later leader epoch of the partition meanwhile.
+	ErrOvertaken = errors.New("a later leader of the partition is known")
+)
 
-// Load makes this broker the coordinator of a partition's groups: it rebuilds them from the log. Meanwhile their requests
-// are told CoordinatorLoadInProgress. If it fails the partition is not owned.
-func (c *Coordinator) Load(partition int32) error {
+// Claim is a partition whose groups this broker is to coordinate, and which must be loaded for that.
+type Claim struct {
+	s     *shard
+	id    uint64
+	epoch int32
+}
+
+// Claim is called when this broker becomes the leader of a partition of __consumer_offsets, with the epoch. It does not block: requests for the
+// partition's groups are told CoordinatorLoadInProgress until Claim.Load has ended. What was there from an older epoch is let go
+// of, as another broker may have written since. Errors: ErrOwned, ErrOvertaken.
+func (c *Coordinator) Claim(partition, epoch int32) (*Claim, error) {
 	if partition < 0 || int(partition) >= len(c.shards) {
-		return fmt.Errorf("load groups: partition %d, there are %d", partition, len(c.shards))
+		return nil, fmt.Errorf("load groups: partition %d, there are %d", partition, len(c.shards))
 	}
 	s := c.shards[partition]
-	s.mu.Lock()
-	if s.mu.state != notOwned {
-		s.mu.Unlock()
-		return fmt.Errorf("load groups of partition %d: %w", partition, ErrOwned)
-	}
-	s.mu.state = loading
-	s.mu.load++
-	id := s.mu.load
-	s.mu.Unlock()
-
-	start := c.clk.Now()
-	l := newLoader(&c.conf, start.UnixMilli())
-	err := c.storage.Load(partition, l.replay)
-	count := len(l.groups) // the map is the shard's once it is installed
+	claim := &Claim{s: s, epoch: epoch}
+	var err error
 	s.transition(func(fx *effects) {
 		switch {
-		case s.mu.load != id: // unloaded meanwhile
-			l.discard(fx)
+		case epoch < s.mu.least:
+			err = ErrOvertaken
+		case s.mu.state != notOwned && s.mu.epoch == epoch:
+			err = ErrOwned
+		default:
+			s.letGoLocked(fx, NotCoordinator)
+			s.mu.state, s.mu.epoch, s.mu.least = loading, epoch, epoch
+			claim.id = s.mu.load
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load groups of partition %d in epoch %d: %w", partition, epoch, err)
+	}
+	return claim, nil
+}
+
+// Load rebuilds the groups from the log. If it fails the partition is not owned, and may be claimed again. ErrOvertaken: the partition was
+// let go of, or claimed in a later epoch, meanwhile.
+func (l *Claim) Load() error {
+	s, c := l.s, l.s.c
+	start := c.clk.Now()
+	ld := newLoader(&c.conf, start.UnixMilli())
+	err := c.storage.Load(s.partition, l.epoch, ld.replay)
+	count := len(ld.groups) // the map is the shard's once it is installed
+	s.transition(func(fx *effects) {
+		switch {
+		case s.mu.load != l.id:
+			ld.discard(fx)
+			err = errors.Join(ErrOvertaken, err)
 		case err != nil || c.closed.Load():
 			s.mu.state, s.mu.gone = notOwned, nil
-			l.discard(fx)
+			ld.discard(fx)
 		default:
 			s.mu.state = active
-			s.mu.groups = l.groups
-			for _, g := range l.groups {
+			s.mu.groups = ld.groups
+			for _, g := range ld.groups {
 				g.resume(fx)
 			}
 			for _, t := range s.mu.gone {
@@ -54,20 +82,54 @@ func (c *Coordinator) Load(partition int32) error {
 		}
 	})
 	if err != nil {
-		return fmt.Errorf("load groups of partition %d: %w", partition, err)
+		return fmt.Errorf("load groups of partition %d in epoch %d: %w", s.partition, l.epoch, err)
 	}
-	for version, n := range l.skipped {
-		c.conf.log.Warn("records of an unknown kind were skipped", "partition", partition, "key_version", version, "records", n)
+	for version, n := range ld.skipped {
+		c.conf.log.Warn("records of an unknown kind were skipped", "partition", s.partition, "key_version", version, "records", n)
 	}
 	if count > 0 {
-		c.conf.log.Info("groups loaded", "partition", partition, "groups", count, "records", l.records,
+		c.conf.log.Info("groups loaded", "partition", s.partition, "epoch", l.epoch, "groups", count, "records", ld.records,
 			"took", c.clk.Now().Sub(start))
 	}
 	return nil
 }
 
-// Unload lets go of a partition that another broker leads now: parked requests are told NotCoordinator.
-func (c *Coordinator) Unload(partition int32) { c.shards[partition].unload(NotCoordinator) }
+// Load claims a partition and loads it.
+func (c *Coordinator) Load(partition, epoch int32) error {
+	claim, err := c.Claim(partition, epoch)
+	if err != nil {
+		return err
+	}
+	return claim.Load()
+}
+
+// Unload lets go of a partition that this broker does not lead any more as of this epoch: parked requests are told NotCoordinator, timers end, and
+// claims up to the epoch come too late.
+func (c *Coordinator) Unload(partition, epoch int32) {
+	if partition < 0 || int(partition) >= len(c.shards) {
+		return
+	}
+	s := c.shards[partition]
+	s.transition(func(fx *effects) {
+		if epoch < s.mu.least {
+			return // a later claim is in force
+		}
+		s.mu.least = epoch + 1
+		s.letGoLocked(fx, NotCoordinator)
+	})
+}
+
+// Forget is Unload for a partition that is gone: should there be one of this number again, its epochs begin anew.
+func (c *Coordinator) Forget(partition int32) {
+	if partition < 0 || int(partition) >= len(c.shards) {
+		return
+	}
+	s := c.shards[partition]
+	s.transition(func(fx *effects) {
+		s.mu.least = math.MinInt32
+		s.letGoLocked(fx, NotCoordinator)
+	})
+}
 
 // loader rebuilds groups from records. It is on its own: nobody sees the groups yet.
 type loader struct {

@@ -95,7 +95,7 @@ func newWorld(o Options) *world {
 			w.say("log: %s", describeRecord(&rs[i]))
 		}
 	}
-	if err := w.c.Load(0); err != nil {
+	if err := w.c.Load(0, 0); err != nil {
 		panic(err)
 	}
 	return w
@@ -169,7 +169,7 @@ func (w *world) run(line string) {
 		"join": w.join, "sync": w.sync, "beat": w.beat, "leave": w.leave, "commit": w.commit, "fetch": w.fetch,
 		"describe": w.describe, "list": w.list, "delete": w.delete, "delete-offsets": w.deleteOffsets,
 		"advance": w.advance, "hold": w.hold, "done": w.done, "fail": w.failHeld, "failing": w.failing,
-		"restart": w.restart, "unload": w.unload, "load": w.load, "topic-deleted": w.topicDeleted,
+		"set-clock": w.setClock, "restart": w.restart, "unload": w.unload, "load": w.load, "topic-deleted": w.topicDeleted,
 	}
 	f := commands[words[0]]
 	if f == nil {
@@ -349,6 +349,20 @@ func (w *world) deleteOffsets(_ string, a args) {
 	w.c.DeleteOffsets(r, func(code Code) { w.say("delete-offsets %s [%s]", code, r.Topics[0].Partitions[0].Code) })
 }
 
+// setClock moves the wall clock, but no timer that runs.
+func (w *world) setClock(by string, _ args) {
+	d, err := time.ParseDuration(by)
+	if err != nil {
+		panic(err)
+	}
+	w.clk.mu.Lock()
+	defer w.clk.mu.Unlock()
+	w.clk.now = w.clk.now.Add(d)
+	for _, t := range w.clk.timers {
+		t.at = t.at.Add(d)
+	}
+}
+
 func (w *world) advance(who string, a args) {
 	d, err := time.ParseDuration(who)
 	if err != nil {
@@ -402,15 +416,24 @@ func (w *world) restart(string, args) {
 	w.st.mu.Unlock()
 	w.c.Close()
 	w.c = New(w.o)
-	if err := w.c.Load(0); err != nil {
+	if err := w.c.Load(0, w.lead()); err != nil {
 		w.say("load: %v", err)
 	}
 }
 
-func (w *world) unload(string, args) { w.c.Unload(0) }
+// lead has the next epoch begin.
+func (w *world) lead() int32 {
+	w.st.mu.Lock()
+	defer w.st.mu.Unlock()
+	w.st.epoch++
+	return w.st.epoch
+}
+
+// unload: another broker leads the partition now.
+func (w *world) unload(string, args) { w.c.Unload(0, w.lead()) }
 
 func (w *world) load(string, args) {
-	if err := w.c.Load(0); err != nil {
+	if err := w.c.Load(0, w.lead()); err != nil {
 		w.say("load: %v", err)
 	}
 }

@@ -1,8 +1,10 @@
 package group
 
 import (
-	"sync"
+	"strconv"
 	"sync/atomic"
+
+	"weir/internal/lockmeter"
 )
 
 // shardState says whether a shard's groups are here.
@@ -20,12 +22,14 @@ type shard struct {
 	partition int32
 
 	mu struct {
-		sync.Mutex
+		lockmeter.Mutex
 		state  shardState
 		groups map[string]*group
 		fx     effects
 		gone   []goneTopic // topics that were deleted while loading
-		load   uint64      // counts loads and unloads: a load that took long must not install what is out of date
+		epoch  int32       // the leader epoch in which the groups were, or are being, loaded
+		least  int32       // a claim of an older leader epoch than this comes too late
+		load   uint64      // counts claims and unloads: a load that took long must not install what is out of date
 
 		// Appends in flight, oldest first; barriers wait for those before them.
 		appends  []*pendingAppend
@@ -36,7 +40,7 @@ type shard struct {
 	// completions are appends that ended and have not been worked off. Storage may report them while mu is held, even from
 	// within Append, so they are queued and worked off by whoever has or gets mu.
 	completions struct {
-		sync.Mutex
+		lockmeter.Mutex
 		list []completion
 	}
 	completed atomic.Int32 // length of the list
@@ -115,7 +119,7 @@ func (s *shard) performLocked(fx *effects) {
 		p := &pendingAppend{id: s.mu.appended, done: w.done}
 		s.mu.appends = append(s.mu.appends, p)
 		var once atomic.Bool
-		s.c.storage.Append(s.partition, w.records, func(err error) {
+		s.c.storage.Append(s.partition, s.mu.epoch, w.records, func(err error) {
 			if !once.Swap(true) {
 				s.complete(p, err)
 			}
@@ -156,7 +160,7 @@ func (s *shard) completeLocked() {
 		code := codeOf(p.err)
 		if code != OK {
 			s.c.conf.metrics.failedWrites.Inc()
-			s.c.conf.log.Warn("a group's records were not written", "partition", s.partition, "err", p.err)
+			s.c.conf.faults.Warn("a group's records were not written", strconv.Itoa(int(s.partition)), "partition", s.partition, "err", p.err)
 		}
 		p.done(&s.mu.fx, code)
 		s.performLocked(&s.mu.fx)
@@ -230,16 +234,14 @@ func (s *shard) fire(t *timer) {
 	})
 }
 
-// unload lets go of the shard's groups; whoever waits is told code.
-func (s *shard) unload(code Code) {
-	s.transition(func(fx *effects) {
-		for _, g := range s.mu.groups {
-			g.die(fx, code)
-		}
-		s.mu.groups, s.mu.gone = nil, nil
-		s.mu.state = notOwned
-		s.mu.load++
-	})
+// letGoLocked drops the shard's groups; whoever waits is told code. A load under way will find itself overtaken.
+func (s *shard) letGoLocked(fx *effects, code Code) {
+	for _, g := range s.mu.groups {
+		g.die(fx, code)
+	}
+	s.mu.groups, s.mu.gone = nil, nil
+	s.mu.state = notOwned
+	s.mu.load++
 }
 
 func (s *shard) topicDeletedLocked(fx *effects, name string, id [16]byte) {

@@ -7,14 +7,20 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"weir/internal/record"
 )
 
 // TestSimulation runs random clients against a coordinator whose log may be slow, may fail and may be all that is left after a
-// crash, and checks what must hold whatever happens.
+// crash, and which moves between two nodes, the one that loses it learning of that late, and checks what must hold whatever happens.
 func TestSimulation(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		s := newSim(rt)
-		defer func() { s.c.Close() }()
+		defer func() {
+			for _, c := range s.nodes {
+				c.Close()
+			}
+		}()
 		for range rapid.IntRange(20, 250).Draw(rt, "steps") {
 			s.step()
 		}
@@ -25,7 +31,10 @@ func TestSimulation(t *testing.T) {
 type sim struct {
 	t       *rapid.T
 	o       Options
-	c       *Coordinator
+	nodes   [2]*Coordinator
+	at      int          // which of them leads
+	c       *Coordinator // that one
+	late    []func()     // what the other has not been told yet: that it does not
 	clk     *fakeClock
 	st      *fakeStorage
 	clients []*simClient
@@ -64,21 +73,84 @@ func newSim(rt *rapid.T) *sim {
 		}
 		s.clients = append(s.clients, cl)
 	}
-	s.start()
+	s.nodes = [2]*Coordinator{New(s.o), New(s.o)}
+	s.lead(0)
 	return s
 }
 
-func (s *sim) start() {
-	s.c = New(s.o)
-	if err := s.c.Load(0); err != nil {
+// lead has a node become the leader, with the next epoch.
+func (s *sim) lead(node int) {
+	s.st.mu.Lock()
+	s.st.epoch++
+	epoch := s.st.epoch
+	s.st.mu.Unlock()
+	s.at, s.c = node, s.nodes[node]
+	if err := s.c.Load(0, epoch); err != nil {
 		s.t.Fatalf("load: %v", err)
 	}
 	s.generation, s.leaders = 0, map[int32]string{}
 }
 
+// move gives the partition to the other node. Of the appends under way some are in the log that it goes on with; nobody is told of
+// them. The old leader learns of it at once or late, and until then goes on for itself.
+func (s *sim) move() {
+	was, old := s.c, s.st.epoch
+	todo := s.st.survive(rapid.IntRange(0, 3).Draw(s.t, "survive"), s.written)
+	s.lead(1 - s.at)
+	epoch := s.st.epoch
+	for _, a := range todo {
+		s.failed = true
+		a.done(fmt.Errorf("epoch %d is over: %w", old, ErrNotLeader))
+	}
+	tell := func() { was.Unload(0, epoch) }
+	if rapid.Bool().Draw(s.t, "late") {
+		s.late = append(s.late, tell)
+		return
+	}
+	tell()
+}
+
+// written notes commits that are in the log though nobody was told.
+func (s *sim) written(rs []record.Record) {
+	for i := range rs {
+		if v, err := keyVersion(rs[i].Key); err != nil || v > offsetKeyVersionMax || rs[i].Value == nil {
+			continue
+		}
+		_, _, p, err := decodeOffsetKey(rs[i].Key)
+		o, err2 := decodeOffsetValue(rs[i].Value)
+		if err != nil || err2 != nil {
+			s.t.Fatal(err, err2)
+		}
+		s.committed[p] = o.offset
+	}
+}
+
+func (s *sim) tellLate() {
+	for _, tell := range s.late {
+		tell()
+	}
+	s.late = nil
+}
+
+// zombie sends what a client may send to a coordinator that is none any more, and must not have any effect.
+func (s *sim) zombie(cl *simClient) {
+	other := s.nodes[1-s.at]
+	s.asked++
+	once := s.once("late commit")
+	other.CommitOffsets(&CommitRequest{
+		Group: "g", Generation: cl.generation, MemberID: cl.member, InstanceID: cl.instance, Retention: -1,
+		Topics: []CommitTopic{{Name: "t", Partitions: []CommitPartition{{Partition: 0, Offset: 7777, LeaderEpoch: -1}}}},
+	}, func(code Code) {
+		once()
+		if code == OK {
+			s.t.Fatalf("a commit of %s was taken by a node that does not lead", cl.name)
+		}
+	})
+}
+
 func (s *sim) step() {
 	cl := s.clients[rapid.IntRange(0, len(s.clients)-1).Draw(s.t, "client")]
-	switch rapid.IntRange(0, 14).Draw(s.t, "what") {
+	switch rapid.IntRange(0, 16).Draw(s.t, "what") {
 	case 0:
 		cl.crash()
 		cl.dead = false
@@ -103,6 +175,15 @@ func (s *sim) step() {
 		if rapid.IntRange(0, 9).Draw(s.t, "crash") == 0 {
 			s.crash()
 		}
+	case 11:
+		switch rapid.IntRange(0, 3).Draw(s.t, "move") {
+		case 0:
+			s.move()
+		case 1:
+			s.tellLate()
+		default:
+			s.zombie(cl)
+		}
 	default:
 		cl.dead = false
 		s.act(cl)
@@ -118,7 +199,8 @@ func (cl *simClient) crash() {
 func (s *sim) crash() {
 	s.failed = s.st.complete(-1, errFake) > 0 || s.failed
 	s.c.Close()
-	s.start()
+	s.nodes[s.at] = New(s.o)
+	s.lead(s.at)
 }
 
 // act is what a consumer does next.
@@ -139,13 +221,16 @@ func (s *sim) join(cl *simClient) {
 	life := cl.life
 	cl.phase = "joining"
 	s.asked++
-	once := s.once("join")
+	once, epoch := s.once("join"), s.st.epoch
 	s.c.JoinGroup(&JoinRequest{
 		Group: "g", MemberID: cl.member, InstanceID: cl.instance, ClientID: cl.name, ProtocolType: "consumer",
 		Protocols:      []Protocol{{Name: "range", Metadata: consumerMetadata("t")}},
 		SessionTimeout: 10 * time.Second, RebalanceTimeout: 30 * time.Second, RequireKnownMember: true, CanSkipAssignment: true,
 	}, func(r JoinResult) {
 		once()
+		if s.st.epoch != epoch && r.Code == OK { // from a coordinator that does not know yet that it is none: what follows will tell the client
+			r.Code = NotCoordinator
+		}
 		s.joined(cl, life, &r)
 	})
 }
@@ -305,6 +390,7 @@ func (s *sim) check() {
 // settle lets the storage work and the living act: the group must become stable with exactly them, every request
 // answered, and the log must tell the same story.
 func (s *sim) settle() {
+	s.tellLate()
 	s.st.held = false
 	s.st.complete(-1, nil)
 	for range 400 { // 5 minutes are the longest that a ghost lasts

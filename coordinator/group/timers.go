@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"weir/internal/clock"
+	"weir/internal/lockmeter"
 )
 
 // timerKind says which input of the group an expired timer is.
@@ -40,7 +41,7 @@ type timerQueue struct {
 	fire func(*timer) // takes the shard's lock
 
 	mu struct {
-		sync.Mutex
+		lockmeter.Mutex
 		heap   timerHeap
 		wake   clock.Timer
 		wakeAt time.Time // zero: not armed
