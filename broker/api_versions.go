@@ -14,6 +14,9 @@ import (
 const (
 	apiVersionsKey = 18
 	produceKey     = 0
+	fetchKey       = 1
+
+	offsetForLeaderEpochKey = 23
 	// produceVersionAdvertised is below what is served: librdkafka up to 2.x takes a broker whose least version is above 0 for one
 	// that cannot compress (KAFKA-18659). No client sends those versions.
 	produceVersionAdvertised = 0

@@ -21,68 +21,108 @@ type newTopic struct {
 	result *raftmeta.Topic
 }
 
-func (c *call) createTopics(req kmsg.Request) {
+func (a *adminCall) createTopics(req kmsg.Request) kmsg.Response {
 	r := req.(*kmsg.CreateTopicsRequest)
 	resp := kmsg.NewPtrCreateTopicsResponse()
 	count := map[string]int{}
 	for i := range r.Topics {
 		count[r.Topics[i].Topic]++
 	}
-	img := c.b.meta.Image()
+	img := a.b.meta.Image()
 	taken := collidingNames(img, r)
 	var topics []newTopic
 	for i := range r.Topics {
 		if t := &r.Topics[i]; count[t.Topic] == 1 {
 			n := newTopic{name: t.Topic}
-			n.cmd, n.err = c.b.planTopic(img, taken, t)
+			n.cmd, n.err = a.b.planTopic(img, taken, t)
+			n.cmd.ID = a.key.topicID(t.Topic)
+			a.adopt(img, &n)
 			topics = append(topics, n)
 		}
 	}
 	if !r.ValidateOnly {
-		c.b.createPlanned(topics, r.TimeoutMillis)
-		var made []string
-		for i := range topics {
-			if topics[i].result != nil {
-				made = append(made, topics[i].name)
-			}
-		}
-		c.logTopics("topics created", made)
+		a.createPlanned(topics)
 	}
 	for i := range topics {
-		resp.Topics = append(resp.Topics, c.createdTopic(&topics[i]))
+		resp.Topics = append(resp.Topics, a.createdTopic(&topics[i]))
 	}
 	for i := range r.Topics {
 		name := r.Topics[i].Topic
 		if count[name] > 1 {
 			count[name] = 0 // one row for all of them
-			resp.Topics = append(resp.Topics, c.createdTopic(&newTopic{name: name, err: refuse(kerr.InvalidRequest, "Duplicate topic name.")}))
+			resp.Topics = append(resp.Topics, a.createdTopic(&newTopic{name: name, err: refuse(kerr.InvalidRequest, "Duplicate topic name.")}))
 		}
 	}
-	c.reply(resp)
+	return resp
 }
 
-// createPlanned creates the topics that have no error yet.
-func (b *Broker) createPlanned(topics []newTopic, timeoutMs int32) {
-	var cmds []raftmeta.Command
+// createTopicsFailed is the answer with one error for all topics.
+func createTopicsFailed(req kmsg.Request, code int16, message *string) kmsg.Response {
+	resp := kmsg.NewPtrCreateTopicsResponse()
+	for _, t := range req.(*kmsg.CreateTopicsRequest).Topics {
+		row := kmsg.NewCreateTopicsResponseTopic()
+		row.Topic, row.ErrorCode, row.ErrorMessage = t.Topic, code, message
+		row.NumPartitions, row.ReplicationFactor, row.Configs = -1, -1, []kmsg.CreateTopicsResponseTopicConfig{}
+		resp.Topics = append(resp.Topics, row)
+	}
+	return resp
+}
+
+// adopt recognises a topic that this request has made already, at an earlier attempt.
+func (a *adminCall) adopt(img *raftmeta.Image, n *newTopic) {
+	if t := img.Topic(n.name); t != nil && t.ID == a.key.topicID(n.name) {
+		n.err, n.result = nil, t
+		n.cmd = raftmeta.CreateTopic{Name: t.Name, ID: t.ID, Configs: t.Configs}
+		for i := range t.Partitions {
+			n.cmd.Assignment = append(n.cmd.Assignment, t.Partitions[i].Replicas)
+		}
+	}
+}
+
+// createPlanned creates the topics that have no error yet, and lets those who lead them learn of it.
+func (a *adminCall) createPlanned(topics []newTopic) {
+	var cmds []raftmeta.CreateTopic
 	for i := range topics {
-		if topics[i].err == nil {
+		if topics[i].err == nil && topics[i].result == nil {
 			cmds = append(cmds, topics[i].cmd)
 		}
 	}
 	if len(cmds) == 0 {
+		a.settleTopics(topics)
 		return
 	}
-	results, err := b.propose(timeoutMs, cmds...)
+	results, err := a.b.ctl.CreateTopics(a.ctx, cmds)
+	err = a.settled(err)
+	var made []string
 	next := 0
 	for i := range topics {
-		if topics[i].err != nil {
+		t := &topics[i]
+		if t.err != nil || t.result != nil {
 			continue
 		}
-		if topics[i].err = err; err == nil {
-			topics[i].err, topics[i].result = results[next].Err, results[next].Topic
-			next++
+		if t.err = err; err != nil {
+			continue
+		}
+		if t.err, t.result = results[next].Err, results[next].Topic; t.result != nil {
+			made = append(made, t.name)
+		} else {
+			a.adopt(a.b.meta.Image(), t) // another attempt at this request was faster
+		}
+		next++
+	}
+	a.logTopics("topics created", made)
+	a.settleTopics(topics)
+}
+
+// settleTopics waits for those who lead the topics that were made, now or by an earlier attempt.
+func (a *adminCall) settleTopics(topics []newTopic) {
+	var made []raftmeta.Result
+	for i := range topics {
+		if topics[i].result != nil {
+			made = append(made, raftmeta.Result{Topic: topics[i].result})
 		}
 	}
+	a.b.settle(a.ctx, made)
 }
 
 // unified is a topic's name as metrics show it, where a dot becomes an underscore.
@@ -161,12 +201,14 @@ func (b *Broker) spread(img *raftmeta.Image, t *kmsg.CreateTopicsRequestTopic) (
 	if partitions == -1 {
 		partitions = b.cfg.NumPartitions
 	}
+	if partitions > raftmeta.PartitionsMax {
+		return 0, 0, tooManyPartitions(t.Topic, partitions)
+	}
 	if factor == -1 {
 		factor = int16(b.cfg.DefaultReplicationFactor)
 	}
-	if n := len(img.Brokers()); int(factor) > n {
-		return 0, 0, refuse(kerr.InvalidReplicationFactor, "Unable to replicate the partition %d time(s): The target replication factor "+
-			"of %d cannot be reached because only %d broker(s) are registered.", factor, factor, n)
+	if err := enoughBrokers(img, int(factor)); err != nil {
+		return 0, 0, err
 	}
 	return partitions, factor, nil
 }
@@ -209,9 +251,15 @@ func checkReplicas(img *raftmeta.Image, replicas []int32, count int) error {
 		if slices.Contains(replicas[:i], id) {
 			return refuse(kerr.InvalidReplicaAssignment, "The manual partition assignment includes the broker %d more than once.", id)
 		}
-		if img.Broker(id) == nil {
+		switch reg := img.Broker(id); {
+		case reg == nil:
 			return refuse(kerr.InvalidReplicaAssignment, "The manual partition assignment includes broker %d, but no such broker is registered.", id)
+		case reg.Leaving:
+			return refuse(kerr.InvalidReplicaAssignment, "The manual partition assignment includes broker %d, which is being decommissioned.", id)
 		}
+	}
+	if !slices.ContainsFunc(replicas, func(id int32) bool { return !img.Broker(id).Fenced && !img.Broker(id).ShuttingDown }) {
+		return refuse(kerr.InvalidReplicaAssignment, "All brokers specified in the manual partition assignment %v are fenced or in controlled shutdown.", replicas)
 	}
 	if len(replicas) != count {
 		return refuse(kerr.InvalidReplicaAssignment, "The manual partition assignment includes a partition with %d replica(s), "+
@@ -221,23 +269,23 @@ func checkReplicas(img *raftmeta.Image, replicas []int32, count int) error {
 }
 
 // createdTopic is the row that tells what became of a topic.
-func (c *call) createdTopic(n *newTopic) kmsg.CreateTopicsResponseTopic {
+func (a *adminCall) createdTopic(n *newTopic) kmsg.CreateTopicsResponseTopic {
 	row := kmsg.NewCreateTopicsResponseTopic()
 	row.Topic, row.Configs = n.name, []kmsg.CreateTopicsResponseTopicConfig{}
 	row.NumPartitions, row.ReplicationFactor = -1, -1
 	if n.err != nil {
 		row.ErrorCode, row.ErrorMessage = metaCode(n.err), message(n.err)
-		c.b.log.Debug("topic not created", "topic", n.name, "error", n.err, "peer", c.r.Conn.RemoteAddr())
+		a.b.log.Debug("topic not created", "topic", n.name, "error", n.err, "peer", a.peer)
 		return row
 	}
 	row.NumPartitions, row.ReplicationFactor = n.cmd.Partitions, n.cmd.ReplicationFactor
-	if a := n.cmd.Assignment; a != nil {
-		row.NumPartitions, row.ReplicationFactor = int32(len(a)), int16(len(a[0]))
+	if replicas := n.cmd.Assignment; replicas != nil {
+		row.NumPartitions, row.ReplicationFactor = int32(len(replicas)), int16(len(replicas[0]))
 	}
 	if n.result != nil { // not only validated
 		row.TopicID = n.result.ID
 	}
-	for _, v := range c.b.cfg.TopicValues(n.cmd.Configs) {
+	for _, v := range a.b.cfg.TopicValues(n.cmd.Configs) {
 		entry := kmsg.NewCreateTopicsResponseTopicConfig()
 		entry.Name, entry.Value = v.Def.Name, shownValue(&v)
 		entry.Source, entry.ReadOnly, entry.IsSensitive = int8(configSource(v.Source)), false, v.Def.Sensitive

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -14,7 +15,8 @@ import (
 
 // DeleteRecords (key 21) v0-2. v2 is flexible. Kafka answers when the log start has moved in memory, and a crash can bring the records back;
 // here the answer waits until the new log start is on disk. All partitions of a request share one write, and so do requests
-// that come while one is under way.
+// that come while one is under way. Then it waits until the in-sync replicas have followed, which they do with their next fetches: the low watermark that the
+// answer tells is that of all of them.
 
 // lowWatermarkUnknown is the low watermark of a partition whose deletion failed.
 const lowWatermarkUnknown = -1
@@ -25,12 +27,23 @@ type recordsDeletion struct {
 	resp  *kmsg.DeleteRecordsResponse
 	tried []replica.Deletion
 	rows  []*kmsg.DeleteRecordsResponseTopicPartition // of tried
+	left  atomic.Int32                                // of mu.waits
 
 	mu struct {
 		sync.Mutex
 		answered bool
-		stop     func() // ends the wait; nil: it has not begun
+		stop     func()           // ends the wait; nil: it has not begun
+		waits    []*watermarkWait // for the in-sync replicas
 	}
+}
+
+// watermarkWait waits for the low watermark of one partition.
+type watermarkWait struct {
+	d      *recordsDeletion
+	at     *replica.Deletion
+	epoch  int32 // the leader's, when the wait began
+	waiter replica.Waiter
+	over   atomic.Bool
 }
 
 func (c *call) deleteRecords(req kmsg.Request) {
@@ -50,7 +63,7 @@ func (c *call) deleteRecords(req kmsg.Request) {
 			d.tried = append(d.tried, replica.Deletion{Partition: part, Offset: asked[topicPartition{topic.Topic, row.Partition}]})
 		}
 	}
-	if !c.b.parts.DeleteRecords(d.tried, d.answer) {
+	if !c.b.parts.DeleteRecords(d.tried, d.durable) {
 		d.answer(nil)
 		return
 	}
@@ -95,10 +108,82 @@ func (c *call) deletableFrom(topic string, index int32) (*replica.Partition, err
 	return p, err
 }
 
-// wait bounds the wait for the disk: by the request's timeout, and by the disk's stall.
+// durable is called when this node's log starts are on disk, or cannot get there.
+func (d *recordsDeletion) durable(err error) {
+	if err != nil {
+		d.answer(err)
+		return
+	}
+	var waits []*watermarkWait
+	for i := range d.tried {
+		t := &d.tried[i]
+		if t.Err == nil && t.Partition.LowWatermark() < t.LowWatermark {
+			w := &watermarkWait{d: d, at: t, epoch: t.Partition.LeaderEpoch()}
+			w.waiter.Wake = w.look
+			waits = append(waits, w)
+		}
+	}
+	if len(waits) == 0 {
+		d.answer(nil)
+		return
+	}
+	d.mu.Lock()
+	answered := d.mu.answered
+	d.mu.waits = waits
+	d.mu.Unlock()
+	if answered {
+		return
+	}
+	d.left.Store(int32(len(waits)))
+	for _, w := range waits {
+		w.at.Partition.WaitAppend(&w.waiter)
+		w.look()
+	}
+	d.mu.Lock()
+	answered = d.mu.answered
+	d.mu.Unlock()
+	if answered { // meanwhile: what was registered after that is taken back here
+		stopAll(waits)
+	}
+}
+
+// behind reports whether the in-sync replicas of a partition were waited for, and are not known to have followed.
+func behind(waits []*watermarkWait, t *replica.Deletion) bool {
+	for _, w := range waits {
+		if w.at == t {
+			return !w.leads() || t.Partition.LowWatermark() < t.LowWatermark
+		}
+	}
+	return false
+}
+
+func stopAll(waits []*watermarkWait) {
+	for _, w := range waits {
+		w.waiter.Stop()
+	}
+}
+
+// look ends the wait if the in-sync replicas have followed, or if they need not any more because another node leads. It runs on whatever
+// goroutine moved the partition, and must be quick.
+func (w *watermarkWait) look() {
+	p := w.at.Partition
+	if w.over.Load() || p.LowWatermark() < w.at.LowWatermark && w.leads() || w.over.Swap(true) {
+		return
+	}
+	if w.d.left.Add(-1) == 0 {
+		go w.d.answer(nil)
+	}
+}
+
+func (w *watermarkWait) leads() bool {
+	p := w.at.Partition
+	return p.IsLeader() && p.LeaderEpoch() == w.epoch && !p.Closed()
+}
+
+// wait bounds the wait for the disk and the replicas: by the request's timeout, and by the disk's stall.
 func (d *recordsDeletion) wait(limit time.Duration) {
 	ctx, cancel := context.WithTimeoutCause(d.c.b.parts.UntilStalled(), limit,
-		refuse(kerr.RequestTimedOut, "the new log start was not on disk within %s; it may still get there", limit))
+		refuse(kerr.RequestTimedOut, "the new log start was not on the disks of all in-sync replicas within %s; it may still get there", limit))
 	end := context.AfterFunc(ctx, func() { d.answer(context.Cause(ctx)) })
 	stop := func() {
 		end()
@@ -116,9 +201,10 @@ func (d *recordsDeletion) wait(limit time.Duration) {
 // answer sends the response, once. err is why what was not refused before is not known to be durable.
 func (d *recordsDeletion) answer(err error) {
 	d.mu.Lock()
-	first, stop := !d.mu.answered, d.mu.stop
+	first, stop, waits := !d.mu.answered, d.mu.stop, d.mu.waits
 	d.mu.answered = true
 	d.mu.Unlock()
+	stopAll(waits)
 	if stop != nil {
 		stop()
 	}
@@ -131,8 +217,10 @@ func (d *recordsDeletion) answer(err error) {
 		switch {
 		case t.Err != nil:
 			row.ErrorCode = codeOf(t.Err)
-		case err != nil:
+		case err != nil && (waits == nil || behind(waits, t)): // not known to be on disk, or not everywhere
 			row.ErrorCode = codeOf(err)
+		case behind(waits, t):
+			row.ErrorCode = kerr.NotLeaderForPartition.Code
 		default:
 			row.LowWatermark = t.LowWatermark
 			if name := t.Partition.Topic(); !slices.Contains(deleted, name) {
@@ -141,7 +229,7 @@ func (d *recordsDeletion) answer(err error) {
 		}
 	}
 	if err != nil {
-		d.c.b.log.Warn("deletion of records is not known to be on disk", "partitions", len(d.tried), "peer", d.c.r.Conn.RemoteAddr(), "err", err)
+		d.c.b.faults.Warn("deletion of records is not known to be on disk", "", "partitions", len(d.tried), "peer", d.c.r.Conn.RemoteAddr(), "err", err)
 	}
 	d.c.logTopics("records deleted", deleted)
 	d.c.reply(d.resp)

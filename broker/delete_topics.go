@@ -19,10 +19,20 @@ type goner struct {
 	err  error
 }
 
-func (c *call) deleteTopics(req kmsg.Request) {
-	r := req.(*kmsg.DeleteTopicsRequest)
-	rows := c.deletions(r)
+func (a *adminCall) deleteTopics(req kmsg.Request) kmsg.Response {
+	rows := a.deletions(req.(*kmsg.DeleteTopicsRequest))
 	var deleted []string
+	for i := range rows {
+		if rows[i].err == nil {
+			deleted = append(deleted, *rows[i].name)
+		}
+	}
+	a.logTopics("topics deleted", deleted)
+	return goners(rows)
+}
+
+// goners is the answer.
+func goners(rows []goner) *kmsg.DeleteTopicsResponse {
 	resp := kmsg.NewPtrDeleteTopicsResponse()
 	for i := range rows {
 		g := &rows[i]
@@ -30,18 +40,23 @@ func (c *call) deleteTopics(req kmsg.Request) {
 		row.Topic, row.TopicID = g.name, g.id
 		row.ErrorCode, row.ErrorMessage = metaCode(g.err), message(g.err)
 		resp.Topics = append(resp.Topics, row)
-		if g.err == nil {
-			deleted = append(deleted, *g.name)
-		}
 	}
-	c.logTopics("topics deleted", deleted)
-	c.reply(resp)
+	return resp
+}
+
+// deleteTopicsFailed is the answer with one error for all topics.
+func deleteTopicsFailed(req kmsg.Request, code int16, message *string) kmsg.Response {
+	resp := goners(namedTopics(req.(*kmsg.DeleteTopicsRequest)))
+	for i := range resp.Topics {
+		resp.Topics[i].ErrorCode, resp.Topics[i].ErrorMessage = code, message
+	}
+	return resp
 }
 
 // deletions deletes what can be deleted and returns a row for everything that was named.
-func (c *call) deletions(r *kmsg.DeleteTopicsRequest) (rows []goner) {
+func (a *adminCall) deletions(r *kmsg.DeleteTopicsRequest) (rows []goner) {
 	named := namedTopics(r)
-	if !c.b.cfg.DeleteTopics {
+	if !a.b.cfg.DeleteTopics {
 		disabled := refuse(kerr.TopicDeletionDisabled, "Topic deletion is disabled.")
 		if r.Version < 3 {
 			disabled = refuse(kerr.InvalidRequest, "Topic deletion is disabled.")
@@ -52,12 +67,13 @@ func (c *call) deletions(r *kmsg.DeleteTopicsRequest) (rows []goner) {
 		return named
 	}
 	rows, valid := withoutDuplicates(named)
-	rows, found := resolve(c.b.meta.Image(), valid, rows)
-	var cmds []raftmeta.Command
+	rows, found := resolve(a.b.meta.Image(), valid, rows)
+	var cmds []raftmeta.DeleteTopic
 	for i := range found {
 		cmds = append(cmds, raftmeta.DeleteTopic{ID: found[i].id})
 	}
-	results, err := c.b.propose(r.TimeoutMillis, cmds...)
+	results, err := a.b.ctl.DeleteTopics(a.ctx, cmds)
+	err = a.settled(err)
 	for i := range found {
 		if found[i].err = err; err == nil {
 			found[i].err = results[i].Err

@@ -22,7 +22,7 @@ func (c *call) describeLogDirs(req kmsg.Request) {
 		dir.Dir = abs
 	}
 	if err := c.describeLogDir(r, &dir); err != nil {
-		c.b.log.Warn("data directory cannot be described", "dir", dir.Dir, "err", err)
+		c.b.faults.Warn("data directory cannot be described", dir.Dir, "dir", dir.Dir, "err", err)
 		dir.ErrorCode, dir.Topics = kerr.KafkaStorageError.Code, nil
 	}
 	resp.Dirs = append(resp.Dirs, dir)

@@ -31,6 +31,12 @@ var storeErrors = []mapping{
 	{replica.ErrDiskFull, kerr.KafkaStorageError},
 	{replica.ErrOverloaded, kerr.RequestTimedOut},
 	{replica.ErrNotHere, kerr.NotLeaderForPartition},
+	{replica.ErrNotLeader, kerr.NotLeaderForPartition},
+	{replica.ErrNotReplica, kerr.UnknownLeaderEpoch}, // the leader may not know the assignment yet: the follower asks again
+	{replica.ErrNotEnoughReplicasAfterAppend, kerr.NotEnoughReplicasAfterAppend},
+	{replica.ErrNotEnoughReplicas, kerr.NotEnoughReplicas},
+	{replica.ErrFencedEpoch, kerr.FencedLeaderEpoch},
+	{replica.ErrUnknownEpoch, kerr.UnknownLeaderEpoch},
 	{replica.ErrStaleEpoch, kerr.InvalidProducerEpoch},
 	{replica.ErrOutOfOrder, kerr.OutOfOrderSequenceNumber},
 	{replica.ErrTimestamp, kerr.InvalidTimestamp},

@@ -7,6 +7,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"weir/internal/budget"
 	"weir/netproto"
 	"weir/replica"
 	"weir/segment"
@@ -31,6 +32,7 @@ type fetch struct {
 	stable  bool // read_committed
 	replica int32
 	byID    bool
+	rack    string // where the consumer is, if it would rather read from a replica near it; else ""
 
 	session     *fetchSession // nil: none
 	incremental bool          // answer only what changed
@@ -40,6 +42,9 @@ type fetch struct {
 	parked
 }
 
+// fetchLeaderVersion is the first fetch version whose answers tell who leads, with the address (KIP-951).
+const fetchLeaderVersion = 16
+
 // starvedMax is how many partitions may lack memory before the rest are not looked at.
 const starvedMax = 8
 
@@ -48,14 +53,22 @@ type fetched struct {
 	part                            *fetchPart
 	partition                       *replica.Partition
 	highWatermark, stable, logStart int64
+	nearer                          int32 // the replica that the client should rather read from, noReplica: none
 	err                             error
 	rng                             *segment.Range
 }
+
+// noReplica is the id of no broker.
+const noReplica = -1
 
 func (c *call) fetch() {
 	req, err := netproto.ParseFetch(c.r.Version, c.r.Body)
 	if err != nil {
 		c.r.Close(err)
+		return
+	}
+	if req.ReplicaID >= 0 && c.peer != clientPeer {
+		c.followerFetch(&req)
 		return
 	}
 	f := &fetch{
@@ -64,12 +77,17 @@ func (c *call) fetch() {
 		wait: time.Duration(max(req.MaxWaitMs, 0)) * time.Millisecond, stable: req.IsolationLevel == 1,
 		replica: req.ReplicaID, byID: req.Version >= 13,
 	}
+	if c.b.cfg.ReplicaSelectorClass != "" {
+		f.rack = string(req.RackID)
+	}
 	f.share = f.state.share(c.b)
 	if err := f.open(&req); err != nil {
 		f.refuse(err)
 		return
 	}
+	f.r.Lap(budget.Handle, f.b.clk.Now())
 	results, size, final := f.read()
+	f.r.Lap(budget.Read, f.b.clk.Now())
 	// A response that is smaller than it should be for lack of memory goes out: waiting would not make it larger.
 	if final || size >= f.minSize || f.wait == 0 || size > 0 && f.share.Starved() {
 		f.respond(results)
@@ -178,7 +196,7 @@ func (f *fetch) read() (results []fetched, size int64, final bool) {
 		case errors.Is(r.err, segment.ErrReadMemory):
 			r.err = nil
 			starved++
-		case r.err != nil:
+		case r.err != nil, r.nearer != noReplica:
 			final = true
 		case r.rng != nil:
 			n := r.rng.Size()
@@ -191,7 +209,7 @@ func (f *fetch) read() (results []fetched, size int64, final bool) {
 // readPart reads one partition, at most left bytes, but with atLeastOne one batch however large it is. With enough it only looks at the
 // partition's offsets.
 func (f *fetch) readPart(r *fetched, left int, atLeastOne, enough bool) {
-	r.highWatermark, r.stable, r.logStart = -1, -1, -1
+	r.highWatermark, r.stable, r.logStart, r.nearer = -1, -1, -1, noReplica
 	r.partition, r.err = f.find(r.part)
 	if r.err != nil {
 		return
@@ -202,6 +220,11 @@ func (f *fetch) readPart(r *fetched, left int, atLeastOne, enough bool) {
 	if f.stable {
 		limit = r.stable
 	}
+	if f.rack != "" {
+		if r.nearer, r.err = f.near(p, r.part.offset); r.err != nil || r.nearer != noReplica {
+			return
+		}
+	}
 	if enough {
 		return
 	}
@@ -211,10 +234,10 @@ func (f *fetch) readPart(r *fetched, left int, atLeastOne, enough bool) {
 		r.rng = nil
 	}
 	switch {
-	case r.err == nil, errors.Is(r.err, segment.ErrReadMemory), errors.Is(r.err, replica.ErrOffsetOutOfRange):
+	case r.err == nil, errors.Is(r.err, segment.ErrReadMemory), errors.Is(r.err, replica.ErrOffsetOutOfRange), misled(codeOf(r.err)):
 	case errors.Is(r.err, segment.ErrCorrupt): // the log of the store names each damaged place once
 	default:
-		f.b.log.Warn("fetch failed", "topic", p.Topic(), "partition", p.Index(), "offset", r.part.offset, "err", r.err)
+		f.b.faults.Warn("fetch failed", p.Topic(), "topic", p.Topic(), "partition", p.Index(), "offset", r.part.offset, "err", r.err)
 	}
 }
 
@@ -230,29 +253,46 @@ func (f *fetch) find(part *fetchPart) (p *replica.Partition, err error) {
 		p = f.b.parts.ByName(part.name, part.partition)
 	}
 	switch {
+	case p == nil && f.b.elsewhere(f.byID, part.partKey):
+		return nil, kerr.NotLeaderForPartition
 	case p == nil:
 		return nil, unknown
 	case f.replica >= 0:
-		return nil, kerr.NotLeaderForPartition // no follower is assigned to any partition
-	case part.leaderEpoch > p.LeaderEpoch():
-		return nil, kerr.UnknownLeaderEpoch
-	case part.leaderEpoch >= 0 && part.leaderEpoch < p.LeaderEpoch():
-		return nil, kerr.FencedLeaderEpoch
+		return nil, kerr.NotLeaderForPartition // who says to be a follower, and is none of the cluster's nodes
+	}
+	if err := p.CheckEpoch(part.leaderEpoch); err != nil {
+		return nil, err
+	}
+	if f.rack == "" && !p.IsLeader() {
+		return nil, kerr.NotLeaderForPartition
 	}
 	return p, nil
+}
+
+// elsewhere reports whether there is such a partition, on other nodes.
+func (b *Broker) elsewhere(byID bool, key partKey) bool {
+	img := b.meta.Image()
+	t := img.TopicByID(key.id)
+	if !byID {
+		t = img.Topic(key.name)
+	}
+	return t != nil && key.partition >= 0 && int(key.partition) < len(t.Partitions)
 }
 
 // respond answers with what was read and takes the results over.
 func (f *fetch) respond(results []fetched) {
 	f.share.Close()
+	f.note(results)
 	resp := netproto.FetchResponse{}
 	if f.session != nil {
 		resp.SessionID = f.session.id
 		results = f.told(results)
 	}
+	var hints leaderHints
 	for i := range results {
-		f.appendResult(&resp, &results[i])
+		f.appendResult(&resp, &results[i], &hints)
 	}
+	resp.Nodes = hints.nodes
 	f.r.RespondFetch(&resp)
 }
 
@@ -267,7 +307,7 @@ func (f *fetch) told(results []fetched) []fetched {
 		if part == nil {
 			part = r.part // forgotten meanwhile by a newer request
 		}
-		changed := r.err != nil || r.rng != nil || part.highWatermark != r.highWatermark || part.logStart != r.logStart
+		changed := r.err != nil || r.rng != nil || r.nearer != noReplica || part.highWatermark != r.highWatermark || part.logStart != r.logStart
 		part.highWatermark, part.logStart = r.highWatermark, r.logStart
 		if r.err != nil {
 			part.highWatermark = -1 // told again when the error has gone
@@ -287,7 +327,7 @@ func (f *fetch) told(results []fetched) []fetched {
 }
 
 // appendResult adds a partition to the response; consecutive ones of a topic share its entry.
-func (f *fetch) appendResult(resp *netproto.FetchResponse, r *fetched) {
+func (f *fetch) appendResult(resp *netproto.FetchResponse, r *fetched, hints *leaderHints) {
 	last := len(resp.Topics) - 1
 	if last < 0 || string(resp.Topics[last].Name) != r.part.name || resp.Topics[last].ID != r.part.id {
 		resp.Topics = append(resp.Topics, netproto.FetchTopicResult{Name: []byte(r.part.name), ID: r.part.id})
@@ -296,10 +336,16 @@ func (f *fetch) appendResult(resp *netproto.FetchResponse, r *fetched) {
 	row := netproto.FetchPartitionResult{
 		Index: r.part.partition, ErrorCode: codeOf(r.err),
 		HighWatermark: r.highWatermark, LastStableOffset: r.stable, LogStartOffset: r.logStart,
-		PreferredReadReplica: -1,
+		PreferredReadReplica: r.nearer,
 	}
 	if f.stable && r.err == nil {
 		row.Aborted = []netproto.AbortedTransaction{}
+	}
+	if f.r.Version >= fetchLeaderVersion && misled(row.ErrorCode) {
+		if hints.img == nil {
+			*hints = f.b.newLeaderHints()
+		}
+		row.CurrentLeader = hints.of(hints.topic(f.byID, r.part.id, r.part.name), r.part.partition, row.ErrorCode)
 	}
 	if r.rng != nil {
 		row.Records, row.Owner = r.rng.Buffers(), r.rng

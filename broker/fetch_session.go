@@ -3,10 +3,10 @@ package broker
 import (
 	"math"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"weir/internal/clock"
+	"weir/internal/lockmeter"
 )
 
 // Fetch sessions (KIP-227): a client that fetches again and again names only what changed since its last request, and is
@@ -46,7 +46,7 @@ type fetchSession struct {
 	client string
 
 	mu struct {
-		sync.Mutex
+		lockmeter.Mutex
 		epoch int32 // the next request must have it
 		parts []*fetchPart
 		byKey map[partKey]*fetchPart
@@ -115,15 +115,17 @@ func (s *fetchSession) rotate(gave func(*fetchPart) bool) {
 type sessionCache struct {
 	slots int
 	clk   clock.Clock
+	locks *lockmeter.Meter
 	mu    struct {
-		sync.Mutex
+		lockmeter.Mutex
 		sessions  map[int32]*fetchSession
 		evictions int64
 	}
 }
 
-func newSessionCache(slots int, clk clock.Clock) *sessionCache {
-	c := &sessionCache{slots: slots, clk: clk}
+func newSessionCache(slots int, clk clock.Clock, locks *lockmeter.Meter) *sessionCache {
+	c := &sessionCache{slots: slots, clk: clk, locks: locks}
+	c.mu.MeterBy(locks, lockmeter.FetchSession)
 	c.mu.sessions = map[int32]*fetchSession{}
 	return c
 }
@@ -158,6 +160,7 @@ func (c *sessionCache) create(client string, byID bool, parts []*fetchPart) *fet
 	for s.id == 0 || c.mu.sessions[s.id] != nil {
 		s.id = rand.Int32N(math.MaxInt32) // unpredictable, so that a client's mistake does not meet another's session
 	}
+	s.mu.MeterBy(c.locks, lockmeter.FetchSession)
 	s.mu.epoch = nextEpoch(sessionEpochInitial)
 	s.mu.parts = parts
 	s.mu.byKey = make(map[partKey]*fetchPart, len(parts))

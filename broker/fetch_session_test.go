@@ -25,7 +25,7 @@ func partsNamed(names ...string) []*fetchPart {
 
 func TestSessionCacheEviction(t *testing.T) {
 	clk := &handClock{now: time.Unix(1000, 0)}
-	c := newSessionCache(2, clk)
+	c := newSessionCache(2, clk, nil)
 	a := c.create("a", false, partsNamed("x"))
 	b := c.create("b", false, partsNamed("x", "y"))
 	if a == nil || b == nil || a.id == b.id || a.id == 0 {
@@ -52,13 +52,13 @@ func TestSessionCacheEviction(t *testing.T) {
 	if c.count() != 2 {
 		t.Errorf("%d sessions, want 2", c.count())
 	}
-	if newSessionCache(0, clk).create("g", false, partsNamed("x")) != nil {
+	if newSessionCache(0, clk, nil).create("g", false, partsNamed("x")) != nil {
 		t.Error("a cache without slots made a session")
 	}
 }
 
 func TestSessionUpdate(t *testing.T) {
-	c := newSessionCache(1, clock.Real{})
+	c := newSessionCache(1, clock.Real{}, nil)
 	s := c.create("a", false, partsNamed("x", "y"))
 	s.mu.Lock()
 	s.updateLocked([]fetchPart{

@@ -28,9 +28,9 @@ func (c *call) findCoordinator(r kmsg.Request) {
 		keys = []string{req.CoordinatorKey}
 	}
 	if req.CoordinatorType == coordinatorGroup && len(keys) > 0 {
-		ctx, cancel := context.WithTimeout(context.Background(), ensureOffsetsTopicTimeout)
+		ctx, cancel := context.WithTimeout(c.b.untilStalled(), ensureOffsetsTopicTimeout)
 		if err := c.b.ensureOffsetsTopic(ctx); err != nil {
-			c.b.log.Warn("groups cannot be served", "err", err)
+			c.b.faults.Warn("groups cannot be served", "", "error", err)
 		}
 		cancel()
 	}
@@ -76,9 +76,9 @@ func (b *Broker) coordinatorOf(img *raftmeta.Image, keyType int8, key string) (*
 	if int(p) >= len(topic.Partitions) {
 		return nil, kerr.CoordinatorNotAvailable
 	}
-	node := img.Broker(topic.Partitions[p].Leader)
-	if node == nil {
+	leader := topic.Partitions[p].Leader
+	if !alive(img, leader) {
 		return nil, kerr.CoordinatorNotAvailable
 	}
-	return node, nil
+	return img.Broker(leader), nil
 }

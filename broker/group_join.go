@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"weir/coordinator/group"
+	"weir/internal/budget"
 )
 
 // JoinGroup v2-9, SyncGroup v0-5, Heartbeat v0-4, LeaveGroup v0-5: the classic group protocol.
@@ -34,7 +35,10 @@ func (c *call) joinGroup(r kmsg.Request) {
 		in.Reason = *req.Reason
 	}
 	version := req.Version
-	c.b.groups.JoinGroup(in, func(res group.JoinResult) { c.reply(joinResponse(version, &res)) })
+	c.b.groups.JoinGroup(in, func(res group.JoinResult) {
+		c.r.Lap(budget.Wait, c.b.clk.Now()) // for the other members
+		c.reply(joinResponse(version, &res))
+	})
 }
 
 func joinResponse(version int16, res *group.JoinResult) *kmsg.JoinGroupResponse {
@@ -75,6 +79,9 @@ func (c *call) syncGroup(r kmsg.Request) {
 		in.Assignments[i] = group.Assignment{MemberID: a.MemberID, Data: a.MemberAssignment}
 	}
 	c.b.groups.SyncGroup(in, func(res group.SyncResult) {
+		if len(in.Assignments) == 0 {
+			c.r.Lap(budget.Wait, c.b.clk.Now()) // for the member that assigns
+		}
 		resp := kmsg.NewPtrSyncGroupResponse()
 		resp.ErrorCode = groupCode(res.Code)
 		resp.ProtocolType, resp.Protocol = res.ProtocolType, res.Protocol

@@ -350,7 +350,7 @@ func TestOffsetsTopicFormat(t *testing.T) {
 	var key kmsg.OffsetCommitKey
 	var value kmsg.OffsetCommitValue
 	n := 0
-	err := offsetsStorage{r.b.parts}.Load(r.b.groups.PartitionFor("g"), func(rec *record.Record) error {
+	err := offsetsStorage{r.b.parts, &r.b.commits, &r.b.groupRoles}.Load(r.b.groups.PartitionFor("g"), 0, func(rec *record.Record) error {
 		n++
 		if err := key.ReadFrom(rec.Key); err != nil {
 			return err

@@ -3,6 +3,7 @@ package broker
 import (
 	"fmt"
 
+	"weir/internal/budget"
 	"weir/netproto"
 )
 
@@ -10,11 +11,19 @@ import (
 // understood closes the connection, as in Kafka: there is no error answer that its sender could read. The exception is
 // ApiVersions in an unknown version, which is answered in version 0.
 func (b *Broker) Handle(r *netproto.Request) {
+	b.serve(r, clientPeer)
+}
+
+// serve answers one of Kafka's requests; peer is the node it came from, or clientPeer.
+func (b *Broker) serve(r *netproto.Request, peer int32) {
 	b.onBusy()
 	if r.Conn.State == nil {
-		r.Conn.State = &connState{}
+		r.Conn.State = newConnState(b)
 	}
-	c := &call{b: b, r: r}
+	if peer == clientPeer {
+		r.Trace = budget.Trace{} // who is no node has no say in what is exported
+	}
+	c := &call{b: b, r: r, peer: peer}
 	a := apisByKey[r.APIKey]
 	switch {
 	case a == nil:
@@ -35,6 +44,10 @@ func (b *Broker) Handle(r *netproto.Request) {
 	req, err := netproto.DecodeKmsg(r)
 	if err != nil {
 		r.Close(err)
+		return
+	}
+	if a.admin != nil {
+		c.administer(a, req)
 		return
 	}
 	a.handle(c, req)

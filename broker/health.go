@@ -11,6 +11,7 @@ type Health struct {
 	DiskFull  bool          // produce is refused because the file system is nearly full
 	DiskError string        // why the storage failed, "" if it did not
 	Stalled   string        // why the disk counts as stalled while that is waited out, else ""
+	Apart     string        // why the cluster does not count on this node, "" if it does, and on a single node
 	OldestIO  time.Duration // age of the oldest disk operation in flight
 	Uptime    time.Duration
 }
@@ -30,7 +31,10 @@ func (r *Running) Health() Health {
 	select {
 	case <-r.stopped:
 	default:
-		h.Ready = h.DiskError == "" && h.Stalled == ""
+		if r.b.life != nil {
+			h.Apart = r.b.life.notReady()
+		}
+		h.Ready = h.DiskError == "" && h.Stalled == "" && h.Apart == ""
 	}
 	return h
 }

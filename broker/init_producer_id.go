@@ -7,8 +7,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
-
-	"weir/raftmeta"
 )
 
 // InitProducerId (key 22) v0-5. v3 brought the producer's current id and epoch (KIP-360), v4 PRODUCER_FENCED, v5 transactions V2
@@ -29,13 +27,21 @@ func (c *call) initProducerID(req kmsg.Request) {
 	}
 	id, err := c.b.producerIDs.next(c.b)
 	if err != nil {
-		resp.ErrorCode = metaCode(err)
-		c.b.log.Warn("no producer id", "error", err, "peer", c.r.Conn.RemoteAddr())
+		resp.ErrorCode = c.b.producerIDCode(err)
+		c.b.faults.Warn("no producer id for a client, which asks again", "", "error", err, "peer", c.r.Conn.RemoteAddr())
 		c.reply(resp)
 		return
 	}
 	resp.ProducerID, resp.ProducerEpoch = id, 0
 	c.reply(resp)
+}
+
+// producerIDCode is what a client hears that gets no id: as in Kafka COORDINATOR_LOAD_IN_PROGRESS, which it repeats, unless this node itself is in trouble.
+func (b *Broker) producerIDCode(err error) int16 {
+	if b.clustered() && b.down() == nil {
+		return kerr.CoordinatorLoadInProgress.Code
+	}
+	return metaCode(err)
 }
 
 func checkInitProducerID(r *kmsg.InitProducerIDRequest) error {
@@ -106,19 +112,49 @@ func (p *producerIDs) take() (id int64, ok bool, asking chan struct{}, first boo
 }
 
 func (p *producerIDs) refill(b *Broker, asking chan struct{}) error {
-	results, err := b.propose(0, raftmeta.AllocateProducerIDs{Broker: b.cfg.NodeID})
-	if err == nil {
-		err = results[0].Err
-	}
+	first, count, err := b.allocateProducerIDs()
 	p.mu.Lock()
 	if p.mu.err = err; err == nil {
-		p.mu.next = results[0].FirstProducerID
-		p.mu.end = p.mu.next + results[0].ProducerIDs
+		p.mu.next, p.mu.end = first, first+count
 	}
 	p.mu.asking = nil
 	p.mu.Unlock()
 	close(asking)
 	return err
+}
+
+// allocateProducerIDs gets a block of ids from the controller. It tries again as long as a request may take: a block that was handed out to nobody is lost, and
+// there are enough.
+func (b *Broker) allocateProducerIDs() (first, count int64, err error) {
+	if err := b.down(); err != nil {
+		return 0, 0, err
+	}
+	ctx, cancel := context.WithTimeout(b.untilStalled(), b.requestTimeout())
+	defer cancel()
+	for {
+		seen := b.controllers.count()
+		first, count, err = b.askProducerIDs(ctx)
+		if err == nil || !b.clustered() || !b.controllers.wait(ctx, b.clk, seen, forwardRetry) {
+			return first, count, b.stalled(ctx, err)
+		}
+	}
+}
+
+func (b *Broker) askProducerIDs(ctx context.Context) (first, count int64, err error) {
+	req := kmsg.NewPtrAllocateProducerIDsRequest()
+	req.Version, req.BrokerID, req.BrokerEpoch = allocateIDsVersion, b.cfg.NodeID, -1
+	if b.life != nil {
+		req.BrokerEpoch = b.life.epoch.Load()
+	}
+	resp, err := b.askController(ctx, req)
+	if err != nil {
+		return 0, 0, fmt.Errorf("ask for a block of producer ids: %w", err)
+	}
+	r := resp.(*kmsg.AllocateProducerIDsResponse)
+	if err := kerr.ErrorForCode(r.ErrorCode); err != nil {
+		return 0, 0, fmt.Errorf("ask for a block of producer ids: %w", err)
+	}
+	return r.ProducerIDStart, int64(r.ProducerIDLen), nil
 }
 
 func (p *producerIDs) failure() error {

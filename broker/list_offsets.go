@@ -12,6 +12,9 @@ import (
 // ListOffsets (key 2) v1-11. v2 has the isolation level, v4 leader epochs (KIP-320), v7 the offset of the greatest timestamp
 // (KIP-734), v8 the earliest local one (KIP-405), v9 the latest tiered one (KIP-1005), v10 a timeout for tiered storage (KIP-1075), v11
 // the earliest one whose upload is pending (KIP-1023). Nothing is tiered here, so the log is all local and the timeout moot.
+//
+// Only the leader answers. One that was just elected may not know yet how far consumers have seen: until the high watermark has reached where its epoch
+// begins, the end of the log is not available (KIP-207), as the answer could be less than another leader has given.
 
 // What a timestamp below 0 asks for.
 const (
@@ -31,6 +34,9 @@ var specialTimestamps = map[int64]int16{
 const (
 	readCommitted   = 1
 	consumerReplica = -1
+	noEpoch         = -1
+	// offsetNotAvailableVersion is the first version whose clients know that error (KIP-207).
+	offsetNotAvailableVersion = 5
 )
 
 type topicPartition struct {
@@ -76,19 +82,43 @@ func (c *call) listOffset(r *kmsg.ListOffsetsRequest, topic string, want *kmsg.L
 	if err != nil {
 		return err
 	}
-	if err := checkLeaderEpoch(p, want.CurrentLeaderEpoch); err != nil {
+	if want.CurrentLeaderEpoch < noEpoch {
+		return fmt.Errorf("leader epoch %d: %w", want.CurrentLeaderEpoch, kerr.FencedLeaderEpoch)
+	}
+	if err := p.CheckEpoch(want.CurrentLeaderEpoch); err != nil {
 		return err
 	}
 	switch want.Timestamp {
 	case latestOffset:
-		row.Offset, row.LeaderEpoch = visibleEnd(p, r), p.LeaderEpoch()
+		epoch := p.LeaderEpoch()
+		if err := settled(p, r); err != nil {
+			return err
+		}
+		row.Offset, row.LeaderEpoch = visibleEnd(p, r), epoch
 	case earliestOffset, earliestLocalOffset:
-		row.Offset, row.LeaderEpoch = p.LogStart(), p.LeaderEpoch()
+		row.Offset = p.LogStart()
+		row.LeaderEpoch = p.EpochAt(row.Offset)
 	case latestTieredOffset, earliestPendingOffset: // there is none: -1
 	default:
-		return findOffset(p, visibleEnd(p, r), want.Timestamp, row)
+		if err := findOffset(p, visibleEnd(p, r), want.Timestamp, row); err != nil || row.Offset >= 0 {
+			return err
+		}
+		return settled(p, r) // what was not found may be beyond what this leader knows to be visible
 	}
 	return nil
+}
+
+// settled is nil if the leader knows how far consumers may have seen.
+func settled(p *replica.Partition, r *kmsg.ListOffsetsRequest) error {
+	start, hw := p.EpochStart(), p.HighWatermark()
+	if r.ReplicaID != consumerReplica || hw >= start {
+		return nil
+	}
+	code := kerr.OffsetNotAvailable
+	if r.Version < offsetNotAvailableVersion {
+		code = kerr.LeaderNotAvailable
+	}
+	return fmt.Errorf("%s-%d: the high watermark is %d, the leader's epoch begins at %d: %w", p.Topic(), p.Index(), hw, start, code)
 }
 
 // findOffset looks for the record of a timestamp, or of the greatest one.
@@ -105,7 +135,7 @@ func findOffset(p *replica.Partition, end, timestamp int64, row *kmsg.ListOffset
 		return err
 	}
 	if ok && offset < end { // what the client cannot fetch yet is not there
-		row.Offset, row.Timestamp, row.LeaderEpoch = offset, found, p.LeaderEpoch()
+		row.Offset, row.Timestamp, row.LeaderEpoch = offset, found, p.EpochAt(offset)
 	}
 	return nil
 }
@@ -123,23 +153,11 @@ func visibleEnd(p *replica.Partition, r *kmsg.ListOffsetsRequest) int64 {
 
 // leaderOf returns the partition if this node leads it.
 func (c *call) leaderOf(topic string, index int32) (*replica.Partition, error) {
-	if p := c.b.parts.ByName(topic, index); p != nil && !p.Closed() {
+	if p := c.b.parts.ByName(topic, index); p != nil && p.IsLeader() && !p.Closed() {
 		return p, nil
 	}
 	if t := c.b.meta.Image().Topic(topic); t != nil && index >= 0 && int(index) < len(t.Partitions) {
 		return nil, fmt.Errorf("%s-%d: %w", topic, index, kerr.NotLeaderForPartition)
 	}
 	return nil, fmt.Errorf("%s-%d: %w", topic, index, kerr.UnknownTopicOrPartition)
-}
-
-// checkLeaderEpoch compares the epoch that a client knows (-1: none) with the partition's.
-func checkLeaderEpoch(p *replica.Partition, known int32) error {
-	switch epoch := p.LeaderEpoch(); {
-	case known == -1 || known == epoch:
-		return nil
-	case known < epoch:
-		return fmt.Errorf("leader epoch %d is over, it is %d: %w", known, epoch, kerr.FencedLeaderEpoch)
-	default:
-		return fmt.Errorf("leader epoch %d is not known here yet, it is %d: %w", known, epoch, kerr.UnknownLeaderEpoch)
-	}
 }

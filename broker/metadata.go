@@ -1,6 +1,9 @@
 package broker
 
 import (
+	"context"
+	"fmt"
+
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -33,7 +36,7 @@ func (c *call) metadata(req kmsg.Request) {
 	}
 	img := c.b.meta.Image() // after creation, so that the new topics are in it
 	resp.Brokers = metadataBrokers(img)
-	resp.ControllerID = img.ControllerID
+	resp.ControllerID = controllerShown(img)
 	if img.ClusterID != "" {
 		resp.ClusterID = &img.ClusterID
 	}
@@ -106,7 +109,7 @@ func wanted(r *kmsg.MetadataRequest) (names []string, ids [][16]byte) {
 // an unknown topic, and the client asks again.
 func (c *call) autoCreate(names []string) {
 	img := c.b.meta.Image()
-	var cmds []raftmeta.Command
+	var topics []kmsg.CreateTopicsRequestTopic
 	for _, name := range names {
 		if img.Topic(name) != nil || raftmeta.ValidateTopicName(name) != nil || reservedTopics[name] {
 			continue
@@ -115,37 +118,39 @@ func (c *call) autoCreate(names []string) {
 			c.autoCreateOffsets()
 			continue
 		}
-		cmds = append(cmds, raftmeta.CreateTopic{
-			Name: name, Partitions: c.b.cfg.NumPartitions, ReplicationFactor: int16(c.b.cfg.DefaultReplicationFactor),
-		})
+		t := kmsg.NewCreateTopicsRequestTopic()
+		t.Topic, t.NumPartitions, t.ReplicationFactor = name, -1, -1
+		topics = append(topics, t)
 	}
-	if len(cmds) == 0 {
+	if len(topics) == 0 {
 		return
 	}
-	results, err := c.b.propose(0, cmds...)
-	if err != nil {
-		c.b.log.Warn("topics were not created automatically", "topics", len(cmds), "error", err, "peer", c.r.Conn.RemoteAddr())
-		return
-	}
-	var made []string
+	ctx, cancel := context.WithTimeout(c.b.untilStalled(), c.b.requestTimeout())
+	defer cancel()
 	var failed error
-	for i := range results {
-		if results[i].Err != nil {
-			failed = results[i].Err
-			continue
-		}
-		made = append(made, results[i].Topic.Name)
+	for name, err := range c.b.createTopics(ctx, topics) {
+		failed = fmt.Errorf("topic %s: %w", name, err)
 	}
-	c.logTopics("topics created automatically", made)
 	if failed != nil {
-		c.b.log.Warn("topics were not created automatically", "topics", len(cmds)-len(made), "error", failed, "peer", c.r.Conn.RemoteAddr())
+		c.b.faults.Warn("topics were not created automatically", "", "asked", len(topics), "error", failed, "peer", c.r.Conn.RemoteAddr())
 	}
 }
 
-// metadataBrokers lists the registered brokers.
+// controllerShown is the controller as clients are told: a node that they can reach, -1 if there is none.
+func controllerShown(img *raftmeta.Image) int32 {
+	if reg := img.Broker(img.ControllerID); reg == nil || reg.Fenced {
+		return -1
+	}
+	return img.ControllerID
+}
+
+// metadataBrokers lists the brokers that live.
 func metadataBrokers(img *raftmeta.Image) []kmsg.MetadataResponseBroker {
 	brokers := make([]kmsg.MetadataResponseBroker, 0, len(img.Brokers()))
 	for _, b := range img.Brokers() {
+		if b.Fenced {
+			continue
+		}
 		row := kmsg.NewMetadataResponseBroker()
 		row.NodeID, row.Host, row.Port = b.ID, b.Host, b.Port
 		if b.Rack != "" {
@@ -154,6 +159,12 @@ func metadataBrokers(img *raftmeta.Image) []kmsg.MetadataResponseBroker {
 		brokers = append(brokers, row)
 	}
 	return brokers
+}
+
+// alive reports whether clients can reach a broker.
+func alive(img *raftmeta.Image, id int32) bool {
+	reg := img.Broker(id)
+	return reg != nil && !reg.Fenced
 }
 
 // metadataBuilder collects the topics of an answer.
@@ -210,12 +221,12 @@ func (m *metadataBuilder) partition(index int32, p *raftmeta.Partition) kmsg.Met
 	row.Partition, row.Leader, row.LeaderEpoch = index, p.Leader, p.LeaderEpoch
 	row.Replicas, row.ISR = p.Replicas, p.ISR
 	for _, id := range p.Replicas {
-		if m.img.Broker(id) == nil {
+		if !alive(m.img, id) {
 			row.OfflineReplicas = append(row.OfflineReplicas, id)
 		}
 	}
 	switch {
-	case p.Leader < 0 || m.img.Broker(p.Leader) == nil:
+	case p.Leader < 0 || !alive(m.img, p.Leader):
 		row.ErrorCode, row.Leader = kerr.LeaderNotAvailable.Code, -1
 	case m.version == 0 && len(row.OfflineReplicas) > 0: // v0 clients do not know replicas without a broker
 		row.ErrorCode = kerr.ReplicaNotAvailable.Code

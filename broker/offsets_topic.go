@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -19,18 +18,22 @@ import (
 const offsetsTopic = "__consumer_offsets"
 
 // offsetsStorage stores the group coordinator's records in __consumer_offsets (group.Storage).
-type offsetsStorage struct{ parts *replica.Manager }
+type offsetsStorage struct {
+	parts *replica.Manager
+	waits *commitWaits
+	roles *groupRoles
+}
 
-// Append writes records as one batch. done is called once, when they are durable (on the WAL's thread, in the order of the
-// appends to the partition) or, before Append returns, if they were refused.
-func (s offsetsStorage) Append(partition int32, records []record.Record, done func(error)) {
-	if err := s.append(partition, records, done); err != nil {
+// Append writes records as one batch, for which this node must lead the partition in that epoch. done is called once, when they are on all in-sync
+// replicas' disks (on the WAL's thread, in the order of the appends to the partition) or, before Append returns, if they were refused.
+func (s offsetsStorage) Append(partition, epoch int32, records []record.Record, done func(error)) {
+	if err := s.append(partition, epoch, records, done); err != nil {
 		done(groupError(err))
 	}
 }
 
-func (s offsetsStorage) append(partition int32, records []record.Record, done func(error)) error {
-	p, err := s.find(partition)
+func (s offsetsStorage) append(partition, epoch int32, records []record.Record, done func(error)) error {
+	p, err := s.find(partition, epoch)
 	if err != nil {
 		return err
 	}
@@ -38,17 +41,17 @@ func (s offsetsStorage) append(partition int32, records []record.Record, done fu
 	if err != nil {
 		return fmt.Errorf("%s-%d: %w", offsetsTopic, partition, err)
 	}
-	if err := s.parts.TryReserve(len(b)); err != nil {
+	if err := s.parts.TryReserveKept(len(b)); err != nil {
 		return err
 	}
-	p.Append(&replica.Append{Batch: b, Done: func(a *replica.Append) { done(groupError(a.Err)) }})
+	s.waits.begin(p, replica.Append{Batch: b, AcksAll: true, Fenced: true, Epoch: epoch}, done)
 	return nil
 }
 
-// groupError adds what the coordinator tells apart.
+// groupError adds what the coordinator tells apart. What is left, too few replicas or no answer of theirs in time, passes: clients try again.
 func groupError(err error) error {
 	switch {
-	case errors.Is(err, replica.ErrNotHere), errors.Is(err, replica.ErrStorage):
+	case errors.Is(err, replica.ErrNotHere), errors.Is(err, replica.ErrNotLeader), errors.Is(err, replica.ErrStorage):
 		return fmt.Errorf("%w: %w", group.ErrNotLeader, err)
 	case errors.Is(err, replica.ErrTooLarge):
 		return fmt.Errorf("%w: %w", group.ErrTooLarge, err)
@@ -56,13 +59,15 @@ func groupError(err error) error {
 	return err
 }
 
-// Load hands out all records of a partition, oldest first.
-func (s offsetsStorage) Load(partition int32, fn func(*record.Record) error) error {
-	p, err := s.find(partition)
+// Load hands out all records of a partition, oldest first, and waits until all of them are committed: an offset that is told to a client must not
+// be gone again when the next leader was not in sync.
+func (s offsetsStorage) Load(partition, epoch int32, fn func(*record.Record) error) error {
+	p, err := s.find(partition, epoch)
 	if err != nil {
-		return err
+		return groupError(err)
 	}
-	return p.ReadAll(func(b record.Batch) error {
+	end := p.End() // nobody else appends
+	err = p.ReadAll(func(b record.Batch) error {
 		if b.IsControl() {
 			return nil
 		}
@@ -73,34 +78,64 @@ func (s offsetsStorage) Load(partition int32, fn func(*record.Record) error) err
 		})
 		return errors.Join(failed, err)
 	})
+	if err != nil {
+		return err
+	}
+	return s.committed(p, epoch, end)
 }
 
-func (s offsetsStorage) find(partition int32) (*replica.Partition, error) {
+// loadWaitMax bounds how long a load waits for the in-sync replicas to have what was read. After it the load has failed, which is said, and begins anew.
+const loadWaitMax = 30 * time.Second
+
+// committed waits until the high watermark has reached end.
+func (s offsetsStorage) committed(p *replica.Partition, epoch int32, end int64) error {
+	if p.HighWatermark() >= end {
+		return nil
+	}
+	woken := make(chan struct{}, 1)
+	w := replica.Waiter{Wake: func() {
+		select {
+		case woken <- struct{}{}:
+		default:
+		}
+	}}
+	p.Wait(&w)
+	defer w.Stop()
+	late := make(chan struct{})
+	timer := s.roles.b.clk.AfterFunc(loadWaitMax, func() { close(late) })
+	defer timer.Stop()
+	for {
+		if err := leads(p, epoch); err != nil {
+			return groupError(err)
+		}
+		if p.HighWatermark() >= end {
+			return nil
+		}
+		select {
+		case <-woken:
+		case <-late:
+			return fmt.Errorf("%s-%d: the high watermark is %d of %d after %v, %d replicas are in sync", offsetsTopic, p.Index(), p.HighWatermark(), end, loadWaitMax, len(p.ISR()))
+		case <-s.roles.ctx.Done():
+			return s.roles.ctx.Err()
+		}
+	}
+}
+
+// find returns the partition, which this node must lead in that epoch.
+func (s offsetsStorage) find(partition, epoch int32) (*replica.Partition, error) {
 	p := s.parts.ByName(offsetsTopic, partition)
 	if p == nil {
 		return nil, fmt.Errorf("%w: %s-%d", replica.ErrNotHere, offsetsTopic, partition)
 	}
-	return p, nil
+	return p, leads(p, epoch)
 }
 
-// ensureOffsetsTopic creates __consumer_offsets if it is missing. When it returns nil the topic can be written.
-func (b *Broker) ensureOffsetsTopic(ctx context.Context) error {
-	if b.meta.Image().Topic(offsetsTopic) != nil {
-		return nil
-	}
-	results, err := b.meta.Propose(ctx, raftmeta.CreateTopic{
-		Name: offsetsTopic, Partitions: b.cfg.OffsetsTopicNumPartitions, Internal: true,
-		ReplicationFactor: int16(b.cfg.OffsetsTopicReplicationFactor),
-		Configs: map[string]string{
-			"cleanup.policy": "compact", "compression.type": "producer",
-			"segment.bytes": fmt.Sprint(b.cfg.OffsetsTopicSegmentBytes),
-		},
-	})
-	if err == nil {
-		err = results[0].Err
-	}
-	if err != nil && !errors.Is(err, raftmeta.ErrTopicExists) {
-		return fmt.Errorf("create %s: %w", offsetsTopic, err)
+func leads(p *replica.Partition, epoch int32) error {
+	switch leader, now := p.Leader(); {
+	case p.Closed():
+		return fmt.Errorf("%w: %s-%d", replica.ErrNotHere, p.Topic(), p.Index())
+	case !p.IsLeader() || now != epoch:
+		return fmt.Errorf("%w: %s-%d in epoch %d: broker %d leads it in epoch %d", replica.ErrNotLeader, p.Topic(), p.Index(), epoch, leader, now)
 	}
 	return nil
 }
@@ -112,8 +147,9 @@ func (b *Broker) openGroups(reg prometheus.Registerer) {
 	if t := b.meta.Image().Topic(offsetsTopic); t != nil {
 		partitions = int32(len(t.Partitions))
 	}
+	b.commits.clk, b.commits.limit = b.clk, config.Millis(b.cfg.OffsetsCommitTimeoutMs)
 	b.groups = group.New(group.Options{
-		Storage: offsetsStorage{b.parts}, Partitions: partitions,
+		Storage: offsetsStorage{b.parts, &b.commits, &b.groupRoles}, Partitions: partitions,
 		SessionTimeoutMin:      config.Millis(b.cfg.GroupMinSessionTimeoutMs),
 		SessionTimeoutMax:      config.Millis(b.cfg.GroupMaxSessionTimeoutMs),
 		InitialRebalanceDelay:  config.Millis(b.cfg.GroupInitialRebalanceDelayMs),
@@ -121,34 +157,41 @@ func (b *Broker) openGroups(reg prometheus.Registerer) {
 		OffsetMetadataMax:      b.cfg.OffsetMetadataMaxBytes,
 		OffsetsRetention:       time.Duration(b.cfg.OffsetsRetentionMinutes) * time.Minute,
 		RetentionCheckInterval: config.Millis(b.cfg.OffsetsRetentionCheckIntervalMs),
-		Clock:                  b.clk, Logger: b.log, Metrics: group.NewMetrics(reg),
+		Clock:                  b.clk, Logger: b.log, Metrics: group.NewMetrics(reg), Locks: b.locks,
 	})
+	b.groupRoles.start(b)
 	b.unsubGroups = b.meta.Subscribe(b.followGroups)
 }
 
-// followGroups loads the partitions of __consumer_offsets that appear, and forgets the offsets of topics that go. It subscribes
-// after the partitions' manager, so a partition that it sees is open.
+// followGroups forgets the offsets of topics that go. It subscribes after the partitions' manager, so a partition that it sees is open, and
+// its role was told; that of an offsets topic that took the place of another is told again, when the old one's epochs are forgotten.
 func (b *Broker) followGroups(_ *raftmeta.Image, d *raftmeta.Delta) {
+	for _, t := range d.Deleted {
+		b.groups.TopicDeleted(t.Name, t.ID)
+		if t.Name == offsetsTopic {
+			for i := range t.Partitions {
+				b.groups.Forget(int32(i))
+			}
+		}
+	}
 	for _, t := range d.Created {
 		if t.Name != offsetsTopic {
 			continue
 		}
 		for i := range t.Partitions {
-			b.loading.Go(func() {
-				if err := b.groups.Load(int32(i)); err != nil {
-					b.log.Error("groups cannot be loaded", "topic", offsetsTopic, "partition", i, "err", err)
-				}
-			})
+			if p := b.parts.Partition(t.ID, int32(i)); p != nil && p.IsLeader() {
+				_, epoch := p.Leader()
+				b.onRole(p, true, epoch)
+			}
 		}
-	}
-	for _, t := range d.Deleted {
-		b.groups.TopicDeleted(t.Name, t.ID)
 	}
 }
 
 // closeGroups answers what waits in the coordinator and ends its timers.
 func (b *Broker) closeGroups() {
 	b.unsubGroups()
+	b.groupRoles.stop()
 	b.groups.Close()
 	b.loading.Wait()
+	b.commits.close()
 }

@@ -11,6 +11,7 @@ import (
 
 	"weir/internal/record"
 	"weir/netproto"
+	"weir/raftmeta"
 	"weir/replica"
 )
 
@@ -18,8 +19,8 @@ import (
 // and messages (KIP-467), v10 the current leader (KIP-951), v13 topic ids (KIP-516).
 //
 // The request's buffer goes through untouched: each batch is checked as a view, stamped in place, and either kept or copied by the
-// log. A request is answered when the last of its batches is durable, acks=1 and acks=all alike; acks=0 gets no
-// answer but the same care.
+// log. A request is answered when the last of its batches is durable: with acks=1 here, with acks=all on every in-sync replica; acks=0 gets no
+// answer but the same care as acks=1. What another node leads is forwarded to it, or the client is told where to go: produce_forward.go.
 
 const (
 	acksNone = 0
@@ -27,6 +28,8 @@ const (
 	acksAll  = -1
 	// zstdVersionMin is the first produce version whose clients may send zstd (KIP-110).
 	zstdVersionMin = 7
+	// currentLeaderVersion is the first produce version whose answers tell who leads (KIP-951).
+	currentLeaderVersion = 10
 	// reserveWaitMax bounds how long a produce waits for room in memory, whatever timeout it brings.
 	reserveWaitMax = 30 * time.Second
 )
@@ -35,12 +38,15 @@ const (
 type produce struct {
 	b       *Broker
 	r       *netproto.Request
+	peer    int32 // the node that forwarded the request, or clientPeer
 	req     netproto.ProduceRequest
 	resp    netproto.ProduceResponse
 	appends []replica.Append // one per accepted batch; never grown while one is under way
-	pending atomic.Int32     // appends not done, and 1 for the loop that starts them
+	pending atomic.Int32     // appends and forwards not done, and 1 for the loop that starts them
+	away    []*forward       // what other nodes lead
 	results []netproto.ProducePartitionResult
 	wait    produceWait // its place in Broker.produces
+	end     produceEnd  // what was done last
 }
 
 var produces = sync.Pool{New: func() any { return &produce{} }}
@@ -48,7 +54,7 @@ var produces = sync.Pool{New: func() any { return &produce{} }}
 // produce serves a request on the connection's reader.
 func (c *call) produce() {
 	p := produces.Get().(*produce)
-	p.b, p.r = c.b, c.r
+	p.b, p.r, p.peer = c.b, c.r, c.peer
 	if err := p.req.Parse(c.r.Version, c.r.Body); err != nil {
 		c.r.Close(err)
 		p.recycle()
@@ -59,24 +65,29 @@ func (c *call) produce() {
 	for i := range p.req.Topics {
 		bytes += p.accept(i)
 	}
+	p.pending.Store(int32(len(p.away)) + 1)
+	for _, f := range p.away {
+		f.start()
+	}
 	if len(p.appends) > 0 {
 		wait := min(time.Duration(max(p.req.TimeoutMs, 0))*time.Millisecond, reserveWaitMax)
-		if err := p.b.parts.Reserve(bytes, wait); err != nil {
+		waited, err := p.b.parts.ReserveTimed(bytes, wait)
+		if p.reserved(waited); err != nil {
 			for i := range p.appends {
 				p.result(&p.appends[i]).fail(err)
 			}
 			p.dropAppends()
 		}
 	}
-	p.pending.Store(int32(len(p.appends)) + 1)
+	p.pending.Add(int32(len(p.appends)))
 	for i := range p.appends {
 		a := &p.appends[i]
 		a.Ctx.(*target).partition.Append(a)
 	}
-	if p.pending.Load() > 1 {
+	if len(p.appends) > 0 && p.pending.Load() > 1 {
 		p.b.produces.add(p)
 	}
-	p.finished()
+	p.finished(produceEnd{})
 }
 
 // target is where an append goes and where its result goes.
@@ -133,6 +144,9 @@ func (p *produce) accept(topic int) (bytes int) {
 	for j := range t.Partitions {
 		result := partitionResult{&p.resp.Topics[topic].Partitions[j]}
 		part, err := p.find(t, t.Partitions[j].Index)
+		if errors.Is(err, replica.ErrNotLeader) && p.sendAway(topic, j) {
+			continue
+		}
 		if err != nil {
 			result.fail(err)
 			continue
@@ -152,13 +166,13 @@ func (p *produce) accept(topic int) (bytes int) {
 			to = &target{}
 		}
 		*to = target{p: p, partition: part, result: result}
-		*a = replica.Append{Batch: batch, Src: p.r.Buf, Done: appendDone, Ctx: to}
+		*a = replica.Append{Batch: batch, AcksAll: p.req.Acks == acksAll, Src: p.r.Buf, Done: appendDone, Ctx: to}
 		bytes += len(batch)
 	}
 	return bytes
 }
 
-// find looks a partition up, by id where the request has ids.
+// find looks up a partition that this node leads, by id where the request has ids. replica.ErrNotLeader: another one does, or none.
 func (p *produce) find(t *netproto.ProduceTopic, index int32) (part *replica.Partition, err error) {
 	switch {
 	case p.req.Acks != acksNone && p.req.Acks != acksOne && p.req.Acks != acksAll:
@@ -166,22 +180,46 @@ func (p *produce) find(t *netproto.ProduceTopic, index int32) (part *replica.Par
 	case p.req.TransactionalID != nil:
 		return nil, fmt.Errorf("transactions are not supported: %w", kerr.InvalidTxnState)
 	}
-	unknown := kerr.UnknownTopicOrPartition
-	if p.req.Version >= 13 {
+	if p.byID() {
 		part = p.b.parts.Partition(t.ID, index)
-		if part == nil && p.b.meta.Image().TopicByID(t.ID) == nil {
-			unknown = kerr.UnknownTopicID
-		}
 	} else {
 		part = p.b.parts.ByNameBytes(t.Name, index)
 	}
 	switch {
 	case part == nil:
-		return nil, fmt.Errorf("no such topic or partition: %w", unknown)
+		return nil, p.missing(t, index)
 	case part.Internal():
 		return nil, fmt.Errorf("cannot append to internal topic %s: %w", part.Topic(), kerr.InvalidTopicException)
+	case !part.IsLeader():
+		leader, epoch := part.Leader()
+		return nil, fmt.Errorf("%w: %s-%d is led by broker %d in epoch %d", replica.ErrNotLeader, part.Topic(), index, leader, epoch)
 	}
 	return part, nil
+}
+
+// missing is why a partition is not here.
+func (p *produce) missing(t *netproto.ProduceTopic, index int32) error {
+	topic, unknown := p.topic(p.b.meta.Image(), t), kerr.UnknownTopicOrPartition
+	if topic == nil && p.byID() {
+		unknown = kerr.UnknownTopicID
+	}
+	switch {
+	case topic == nil || index < 0 || int(index) >= len(topic.Partitions):
+		return fmt.Errorf("no such topic or partition: %w", unknown)
+	case topic.Internal:
+		return fmt.Errorf("cannot append to internal topic %s: %w", topic.Name, kerr.InvalidTopicException)
+	}
+	return fmt.Errorf("%w: %s-%d is led by broker %d", replica.ErrNotLeader, topic.Name, index, topic.Partitions[index].Leader)
+}
+
+// byID reports whether the request names topics by id.
+func (p *produce) byID() bool { return p.req.Version >= 13 }
+
+func (p *produce) topic(img *raftmeta.Image, t *netproto.ProduceTopic) *raftmeta.Topic {
+	if p.byID() {
+		return img.TopicByID(t.ID)
+	}
+	return img.Topic(string(t.Name))
 }
 
 // check takes the one batch out of a partition's records and holds its header against the format's rules.
@@ -223,18 +261,22 @@ func appendDone(a *replica.Append) {
 	} else {
 		to.result.BaseOffset, to.result.LogAppendTimeMs, to.result.LogStartOffset = a.BaseOffset, a.LogAppendTime, a.LogStart
 	}
-	to.p.finished()
+	to.p.finished(produceEnd{append: a})
 }
 
-// finished is called once for each append and once for the loop; the last call answers.
-func (p *produce) finished() {
-	if p.pending.Add(-1) == 0 && p.b.produces.remove(p) {
+// finished is called once for each append and each forward, and once for the loop; the last call answers.
+func (p *produce) finished(end produceEnd) {
+	if p.pending.Add(-1) > 0 {
+		return
+	}
+	if p.end = end; p.b.produces.remove(p) {
 		p.answer()
 	}
 }
 
 // answer is called once everything has ended.
 func (p *produce) answer() {
+	p.account()
 	m := p.b.metrics
 	for i := range p.appends {
 		if a := &p.appends[i]; a.Err == nil {
@@ -242,6 +284,9 @@ func (p *produce) answer() {
 			m.recordsIn.Add(float64(a.Batch.Count()))
 			m.bytesIn.Add(float64(len(a.Batch)))
 		}
+	}
+	if p.req.Version >= currentLeaderVersion {
+		p.addLeaders()
 	}
 	switch err := p.firstError(); {
 	case p.req.Acks != acksNone:
@@ -272,8 +317,9 @@ func (p *produce) recycle() {
 	clear(p.results[:cap(p.results)])
 	clear(p.resp.Topics)
 	p.req.Reset()
-	p.resp.Topics = p.resp.Topics[:0]
-	p.b, p.r, p.wait = nil, nil, produceWait{}
+	clear(p.away)
+	p.resp.Topics, p.resp.Nodes, p.away = p.resp.Topics[:0], nil, p.away[:0]
+	p.b, p.r, p.wait, p.end = nil, nil, produceWait{}, produceEnd{}
 	produces.Put(p)
 }
 

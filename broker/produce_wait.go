@@ -1,15 +1,15 @@
 package broker
 
 import (
-	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"weir/internal/clock"
+	"weir/internal/lockmeter"
 )
 
-// produceWaits are the produce requests that wait for the disk and have a deadline of their own: the request's timeout_ms. One whose
+// produceWaits are the produce requests that wait for the disk, or for replicas, and have a deadline of their own: the request's timeout_ms. One whose
 // time is up is answered REQUEST_TIMED_OUT, as Kafka answers acks=all; what it appended stays in the log. A timeout of 0 or less, which
 // would have Kafka give up at once, means here that the client names none: it gets reserveWaitMax.
 //
@@ -19,7 +19,7 @@ type produceWaits struct {
 	clk clock.Clock
 
 	mu struct {
-		sync.Mutex
+		lockmeter.Mutex
 		first produceWait // of a ring of all that wait
 		timer clock.Timer
 		armed bool
@@ -129,7 +129,7 @@ func (w *produceWaits) expire() {
 // timeOut gives up the appends of a request that still wait. It cannot be recycled meanwhile, as it is marked.
 func (w *produceWaits) timeOut(wait *produceWait) {
 	p := wait.p
-	err := refuse(kerr.RequestTimedOut, "not durable within %s; it may still be written", p.patience())
+	err := refuse(kerr.RequestTimedOut, "not durable, with acks=all on all in-sync replicas, within %s; it may still become so", p.patience())
 	for i := range p.appends {
 		a := &p.appends[i]
 		a.Ctx.(*target).partition.GiveUp(a, err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"weir/controller"
 	"weir/internal/config"
 	"weir/raftmeta"
 )
@@ -44,6 +45,24 @@ var metaErrors = []mapping{
 	{raftmeta.ErrClosed, kerr.NotController},
 	{raftmeta.ErrPoisoned, kerr.KafkaStorageError},
 	{raftmeta.ErrStoreTimeout, kerr.KafkaStorageError},
+	{controller.ErrNotController, kerr.NotController},
+	{controller.ErrClosed, kerr.NotController},
+	{controller.ErrBusy, kerr.RequestTimedOut},
+	{controller.ErrStaleBrokerEpoch, kerr.StaleBrokerEpoch},
+	{controller.ErrDuplicateBroker, kerr.DuplicateBrokerRegistration},
+	{controller.ErrUnknownBroker, kerr.BrokerIDNotRegistered},
+	{controller.ErrFencedLeaderEpoch, kerr.FencedLeaderEpoch},
+	{controller.ErrInvalidUpdate, kerr.InvalidUpdateVersion},
+	{controller.ErrIneligibleReplica, kerr.IneligibleReplica},
+	{controller.ErrInvalidRequest, kerr.InvalidRequest},
+	{controller.ErrCannotLeave, kerr.InvalidRequest},
+	{controller.ErrNotLeaving, kerr.InvalidRequest},
+	{controller.ErrElectionNotNeeded, kerr.ElectionNotNeeded},
+	{controller.ErrNoEligibleLeader, kerr.EligibleLeadersNotAvailable},
+	{controller.ErrNoReassignment, kerr.NoReassignmentInProgress},
+	{controller.ErrInvalidAssignment, kerr.InvalidReplicaAssignment},
+	{raftmeta.ErrStaleBroker, kerr.StaleBrokerEpoch},
+	{raftmeta.ErrStalePartition, kerr.InvalidUpdateVersion},
 	{config.ErrUnknownKey, kerr.InvalidConfig},
 	{config.ErrBadValue, kerr.InvalidConfig},
 	{config.ErrUnsupported, kerr.InvalidConfig},
@@ -71,23 +90,15 @@ func message(err error) *string {
 	return &text
 }
 
-// propose changes the metadata within the time that the client waits; one that names none gets the broker's own bound.
-func (b *Broker) propose(timeoutMs int32, cmds ...raftmeta.Command) ([]raftmeta.Result, error) {
-	limit := b.requestTimeout()
-	if asked := time.Duration(timeoutMs) * time.Millisecond; asked > 0 {
-		limit = min(limit, asked)
+// stalled adds to the error of a change of the metadata that the disk is why, if it is. ctx came from untilStalled.
+func (b *Broker) stalled(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil {
+		return err
 	}
-	if err := b.parts.Down(); err != nil {
-		return nil, err // a stalled disk would have the client wait for nothing
+	if down := b.down(); down != nil {
+		return fmt.Errorf("%w: %w", down, err)
 	}
-	stalled := b.parts.UntilStalled()
-	ctx, cancel := context.WithTimeout(stalled, limit)
-	defer cancel()
-	results, err := b.meta.Propose(ctx, cmds...)
-	if err != nil && stalled.Err() != nil && b.parts.Down() != nil {
-		return nil, fmt.Errorf("%w: %w", b.parts.Down(), err)
-	}
-	return results, err
+	return err
 }
 
 // requestTimeout is how long a request may wait for the cluster.
@@ -97,9 +108,15 @@ func (b *Broker) requestTimeout() time.Duration { return config.Millis(b.cfg.Req
 const loggedNamesMax = 10
 
 // logTopics says in one line what a request did, however many topics it had.
-func (c *call) logTopics(what string, names []string) {
+func (b *Broker) logTopics(what string, names []string, peer string) {
 	if len(names) == 0 {
 		return
 	}
-	c.b.log.Info(what, "count", len(names), "topics", names[:min(len(names), loggedNamesMax)], "peer", c.r.Conn.RemoteAddr())
+	b.log.Info(what, "count", len(names), "names", names[:min(len(names), loggedNamesMax)], "peer", peer)
 }
+
+func (c *call) logTopics(what string, names []string) {
+	c.b.logTopics(what, names, c.r.Conn.RemoteAddr())
+}
+
+func (a *adminCall) logTopics(what string, names []string) { a.b.logTopics(what, names, a.peer) }

@@ -60,10 +60,43 @@ type Partition struct {
 	Bytes         int64
 }
 
-// Node is the broker, as far as this package needs it. Both methods must answer at once and without disk I/O.
+// Cluster is the cluster as this node knows it.
+type Cluster struct {
+	ID              string
+	Controller      int32 // -1: none known
+	Nodes           []ClusterNode
+	UnderReplicated int // partitions
+	Offline         int // partitions
+}
+
+// ClusterNode is a node of the cluster.
+type ClusterNode struct {
+	ID               int32
+	Addr, Rack       string
+	Fenced, Stopping bool
+	Leaving          bool // being decommissioned
+	Leads, Replicas  int
+	OutOfSync        int // of its replicas
+}
+
+// State says in a word how the node is.
+func (n ClusterNode) State() string {
+	switch {
+	case n.Fenced:
+		return "fenced"
+	case n.Stopping:
+		return "stopping"
+	case n.Leaving:
+		return "leaving"
+	}
+	return "alive"
+}
+
+// Node is the broker, as far as this package needs it. All methods must answer at once and without disk I/O.
 type Node interface {
 	Health() Health
 	Topics() []Topic
+	Cluster() Cluster
 }
 
 // Options of New.
@@ -109,6 +142,7 @@ func (s *Server) routes() http.Handler {
 	page("GET /health/live", http.HandlerFunc(s.live))
 	page("GET /health/ready", http.HandlerFunc(s.ready))
 	page("GET /health/disk", http.HandlerFunc(s.disk))
+	page("GET /health/cluster", http.HandlerFunc(s.cluster))
 	page("GET /metrics", promhttp.HandlerFor(s.o.Gatherer, promhttp.HandlerOpts{
 		ErrorLog:            slog.NewLogLogger(s.o.Logger.Handler(), slog.LevelError),
 		ErrorHandling:       promhttp.ContinueOnError,
@@ -141,7 +175,7 @@ func limited(d time.Duration, h http.Handler) http.Handler {
 
 // Serve answers on ln until Shutdown or Close; then it returns nil.
 func (s *Server) Serve(ln net.Listener) error {
-	if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+	if err := s.http.Serve(bounded(ln, connectionsMax)); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

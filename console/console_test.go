@@ -19,12 +19,14 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 type node struct {
-	health Health
-	topics []Topic
+	health  Health
+	topics  []Topic
+	cluster Cluster
 }
 
-func (n node) Health() Health  { return n.health }
-func (n node) Topics() []Topic { return n.topics }
+func (n node) Health() Health   { return n.health }
+func (n node) Topics() []Topic  { return n.topics }
+func (n node) Cluster() Cluster { return n.cluster }
 
 func get(t *testing.T, o Options, path string) (int, string, http.Header) {
 	t.Helper()
@@ -91,6 +93,45 @@ func TestPageEscapesAndCounts(t *testing.T) {
 	}
 	if strings.Contains(body, "<script>") {
 		t.Error("a reason reached the page unescaped")
+	}
+}
+
+func TestCluster(t *testing.T) {
+	c := Cluster{ID: "abc", Controller: 2, UnderReplicated: 4, Nodes: []ClusterNode{
+		{ID: 1, Addr: "10.0.0.1:9092", Rack: "a", Leads: 3, Replicas: 9}, {ID: 2, Addr: "10.0.0.2:9092", Fenced: true, Replicas: 9, OutOfSync: 4},
+		{ID: 3, Addr: "10.0.0.3:9092", Stopping: true}, {ID: 4, Leaving: true},
+	}}
+	leaderless, headless := c, c
+	leaderless.Offline, headless.Controller = 1, -1
+	for name, test := range map[string]struct {
+		c    Cluster
+		code int
+	}{"degraded": {c, 200}, "a partition has no leader": {leaderless, 503}, "nobody decides": {headless, 503}} {
+		code, body, _ := get(t, Options{Node: node{cluster: test.c}}, "/health/cluster")
+		var got struct {
+			OK              bool
+			Controller      int32
+			UnderReplicated int `json:"under_replicated"`
+			Nodes           []struct{ State string }
+		}
+		if err := json.Unmarshal([]byte(body), &got); err != nil {
+			t.Fatal(err)
+		}
+		if code != test.code || got.OK != (code == 200) || got.UnderReplicated != 4 || got.Controller != test.c.Controller ||
+			fmt.Sprint(got.Nodes) != "[{alive} {fenced} {stopping} {leaving}]" {
+			t.Errorf("%s: %d, %s", name, code, body)
+		}
+	}
+	n := node{health: Health{Ready: true, Disk: DiskOK}, cluster: leaderless, topics: []Topic{{Name: "t", Partitions: []Partition{{LogStart: -1, HighWatermark: -1}, {LogStart: 0, HighWatermark: 0, Bytes: 1024}}}}}
+	_, body, _ := get(t, Options{Node: n, Started: time.Now()}, "/")
+	for _, want := range []string{"Cluster abc", "controller 2", "4 partitions under-replicated", "1 partitions without a leader", ">fenced<", "10.0.0.3:9092", "on other nodes", "1 of 2 here, 1.0 KiB", ">leaving<"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the page has no %q", want)
+		}
+	}
+	n.cluster.Nodes = n.cluster.Nodes[:1]
+	if _, body, _ = get(t, Options{Node: n, Started: time.Now()}, "/"); strings.Contains(body, "Cluster abc") {
+		t.Error("a single node shows a cluster")
 	}
 }
 

@@ -30,6 +30,21 @@ func (s *Server) disk(w http.ResponseWriter, _ *http.Request) {
 	s.answer(w, h.Disk == DiskOK, body)
 }
 
+// cluster: every partition has a leader, and somebody decides. It is the same on every node, so it is nothing to restart one for.
+func (s *Server) cluster(w http.ResponseWriter, _ *http.Request) {
+	c := s.o.Node.Cluster()
+	nodes := make([]map[string]any, len(c.Nodes))
+	for i, n := range c.Nodes {
+		nodes[i] = map[string]any{
+			"id": n.ID, "addr": n.Addr, "rack": n.Rack, "state": n.State(), "leads": n.Leads, "replicas": n.Replicas, "out_of_sync": n.OutOfSync,
+		}
+	}
+	ok := c.Controller >= 0 && c.Offline == 0
+	s.answer(w, ok, map[string]any{
+		"ok": ok, "cluster_id": c.ID, "controller": c.Controller, "nodes": nodes, "under_replicated": c.UnderReplicated, "offline": c.Offline,
+	})
+}
+
 func (s *Server) answer(w http.ResponseWriter, ok bool, body map[string]any) {
 	w.Header().Set("Content-Type", "application/json")
 	if !ok {

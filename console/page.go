@@ -19,7 +19,11 @@ var pageText string
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"size":  size,
 	"count": func(p Partition) int64 { return p.HighWatermark - p.LogStart },
+	"here":  here,
 }).Parse(pageText))
+
+// here: this node has a replica.
+func here(p Partition) bool { return p.LogStart >= 0 }
 
 // view is what the page shows.
 type view struct {
@@ -27,8 +31,10 @@ type view struct {
 	NodeID         int32
 	Uptime         time.Duration
 	Health         Health
+	Cluster        Cluster
 	Topics         []Topic
-	Partitions     int
+	Partitions     int // of the cluster
+	Here           int // of those, on this node
 	Bytes          int64
 	Omitted        int // partitions that are not shown
 }
@@ -36,7 +42,7 @@ type view struct {
 func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 	v := view{
 		Version: s.o.Version, Kafka: s.o.Kafka, NodeID: s.o.NodeID,
-		Uptime: time.Since(s.o.Started).Round(time.Second), Health: s.o.Node.Health(),
+		Uptime: time.Since(s.o.Started).Round(time.Second), Health: s.o.Node.Health(), Cluster: s.o.Node.Cluster(),
 	}
 	topics := slices.Clone(s.o.Node.Topics())
 	slices.SortStableFunc(topics, internalLast)
@@ -46,6 +52,9 @@ func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 		}
 		for _, p := range t.Partitions {
 			v.Bytes += p.Bytes
+			if here(p) {
+				v.Here++
+			}
 		}
 		shown := min(len(t.Partitions), max(0, rowsMax-v.Partitions))
 		v.Partitions += len(t.Partitions)

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -34,7 +36,7 @@ func Disk(ctx context.Context, o DiskOptions) []Finding {
 	defer cancel()
 	found := make(chan []Finding, 1) // buffered: the goroutine ends whenever the disk lets it
 	go func() {
-		found <- []Finding{engine(o), fileSystem(o), directIO(o), freeSpace(o)}
+		found <- append([]Finding{engine(o), fileSystem(o), freeSpace(o)}, durableWrites(o)...)
 	}()
 	select {
 	case f := <-found:
@@ -96,12 +98,17 @@ func fsType(dir string) (string, error) {
 	return fmt.Sprintf("type %#x", magic), nil
 }
 
-func directIO(o DiskOptions) Finding {
+// durableWrites tries what the write-ahead log does: durable writes around the page cache, over blocks that were written before.
+func durableWrites(o DiskOptions) []Finding {
 	f := Finding{Subject: "direct I/O", Text: "yes"}
 	name := filepath.Join(o.Dir, ".probe")
+	var took []time.Duration
 	file, err := o.FS.OpenFile(name, vfs.Create|vfs.Direct|vfs.DSync)
 	if err == nil {
-		err = file.Close()
+		took, err = timedWrites(file)
+		if cerr := file.Close(); err == nil {
+			err = cerr
+		}
 	}
 	// Left behind by the failed attempt as well: O_DIRECT is refused after the file was created.
 	if rerr := o.FS.Remove(name); err == nil {
@@ -110,11 +117,51 @@ func directIO(o DiskOptions) Finding {
 	switch {
 	case errors.Is(err, vfs.ErrNoDirect):
 		f.Text, f.Advice = "no", "use ext4 or xfs on a local disk: without O_DIRECT every durable write costs more and has no bounded time"
+		return []Finding{f}
 	case err != nil:
 		f.Text, f.Advice = "unknown: "+err.Error(), "check that the data directory can be written to"
+		return []Finding{f}
+	}
+	return []Finding{f, flushFinding(took)}
+}
+
+const (
+	probeBytes  = 4096
+	probeWrites = 5
+	slowFlush   = 10 * time.Millisecond
+)
+
+// timedWrites measures durable writes to the same block.
+func timedWrites(file vfs.File) ([]time.Duration, error) {
+	room := make([]byte, 2*probeBytes)
+	skip := (probeBytes - int(uintptr(unsafe.Pointer(&room[0]))%probeBytes)) % probeBytes // O_DIRECT wants it aligned
+	block := room[skip : skip+probeBytes]
+	if _, err := file.WriteAt(block, 0); err != nil { // the first one makes the block, and is not counted
+		return nil, err
+	}
+	took := make([]time.Duration, probeWrites)
+	for i := range took {
+		begun := time.Now()
+		if _, err := file.WriteAt(block, 0); err != nil {
+			return nil, err
+		}
+		took[i] = time.Since(begun)
+	}
+	return took, nil
+}
+
+func flushFinding(took []time.Duration) Finding {
+	slices.Sort(took)
+	median, longest := took[len(took)/2], took[len(took)-1]
+	f := Finding{Subject: "durable write", Text: fmt.Sprintf("of 4 KiB: %s, the longest %s, of %d", rounded(median), rounded(longest), len(took))}
+	if median >= slowFlush {
+		f.Advice = "use a disk with power loss protection, or one that is not shared: a producer that waits for each record gets about " +
+			fmt.Sprint(int(time.Second/median)) + " per second"
 	}
 	return f
 }
+
+func rounded(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
 
 func freeSpace(o DiskOptions) Finding {
 	f := Finding{Subject: "free space"}

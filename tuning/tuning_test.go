@@ -87,7 +87,7 @@ func TestDiskOnTheRealKernel(t *testing.T) {
 	findings := Disk(context.Background(), DiskOptions{
 		FS: fs, Dir: dir, Timeout: time.Minute, Engine: func() (string, string) { return "io_uring", "test" },
 	})
-	if len(findings) != 4 {
+	if len(findings) != 5 {
 		t.Fatalf("got %+v", findings)
 	}
 	for _, f := range findings {
@@ -109,6 +109,28 @@ func TestAdvice(t *testing.T) {
 	}
 	if f := engine(DiskOptions{Engine: func() (string, string) { return "portable", "seccomp" }}); f.Advice == "" || !strings.Contains(f.Text, "seccomp") {
 		t.Errorf("portable engine: %+v", f)
+	}
+}
+
+func TestFlushLatency(t *testing.T) {
+	ms := func(n ...int) (d []time.Duration) {
+		for _, v := range n {
+			d = append(d, time.Duration(v)*time.Millisecond)
+		}
+		return d
+	}
+	for _, test := range []struct {
+		took   []time.Duration
+		advice bool
+		says   string
+	}{
+		{ms(1, 2, 3), false, "2ms"},
+		{ms(1, 1, 40), false, "longest 40ms"}, // one slow write may be chance
+		{ms(30, 12, 11), true, "12ms"},
+	} {
+		if f := flushFinding(test.took); (f.Advice != "") != test.advice || !strings.Contains(f.Text, test.says) {
+			t.Errorf("%v: %+v", test.took, f)
+		}
 	}
 }
 
@@ -159,12 +181,6 @@ func TestBytes(t *testing.T) {
 		if got := bytes(n); got != want {
 			t.Errorf("bytes(%d) = %q, want %q", n, got, want)
 		}
-	}
-}
-
-func TestFewCoresPinNothing(t *testing.T) {
-	if f := Cores(2); !strings.Contains(f.Text, "nothing is pinned") {
-		t.Errorf("got %+v", f)
 	}
 }
 

@@ -64,9 +64,12 @@ func (c *cluster) admin(fn func(ctx context.Context, admin *kadm.Client) error) 
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	admin := kadm.NewClient(client)
-	admin.SetTimeoutMillis(int32(min(c.timeout.Milliseconds(), 1<<31-1)))
+	admin.SetTimeoutMillis(c.millis())
 	return fn(ctx, admin)
 }
+
+// millis is the time that a broker may take for a request.
+func (c *cluster) millis() int32 { return int32(min(c.timeout.Milliseconds(), 1<<31-1)) }
 
 // existing returns the topics of these names (all, if none is given) and an error that suggests the nearest name if one is missing.
 func existing(ctx context.Context, admin *kadm.Client, names ...string) (kadm.TopicDetails, error) {

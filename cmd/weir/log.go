@@ -213,6 +213,9 @@ func printRepair(p *printer, rep *logtool.RepairReport) {
 	if rep.Unnamed > 0 {
 		p.put(nil, fmt.Sprintf("lost: whatever %d damaged places of the write-ahead log held at the ends of logs: they do not tell whose it was", rep.Unnamed))
 	}
+	for _, l := range rep.Doubtful {
+		p.put(nil, "doubtful: "+l.String()+"; let the node fetch this partition anew, if another replica lives")
+	}
 	for _, l := range rep.Restored {
 		p.put(nil, "put back: "+l.String())
 	}

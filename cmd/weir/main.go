@@ -74,7 +74,7 @@ func newRoot(io stdio, start startFunc) *cobra.Command {
 	root.SetIn(io.in)
 	root.SetOut(io.out)
 	root.SetErr(io.err)
-	root.AddCommand(newServe(io, start), newTopic(io), newProduce(io), newConsume(io), newLog(io), newVersion(io))
+	root.AddCommand(newServe(io, start), newTopic(io), newProduce(io), newConsume(io), newClusterCommand(io), newLog(io), newVersion(io))
 	return root
 }
 

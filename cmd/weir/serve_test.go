@@ -11,12 +11,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"weir/console"
 	"weir/internal/config"
@@ -54,7 +56,8 @@ type fakeNode struct {
 	shutdown func(context.Context) error
 }
 
-func (n *fakeNode) Health() console.Health { return console.Health{Ready: true, Disk: console.DiskOK} }
+func (n *fakeNode) Health() console.Health   { return console.Health{Ready: true, Disk: console.DiskOK} }
+func (n *fakeNode) Cluster() console.Cluster { return console.Cluster{Controller: 1} }
 func (n *fakeNode) Topics() []console.Topic {
 	return []console.Topic{{Name: "orders", Partitions: make([]console.Partition, 1)}}
 }
@@ -129,6 +132,56 @@ func TestServeUntilSignal(t *testing.T) {
 	if !strings.Contains(f.logs.String(), "msg=stopped") {
 		t.Errorf("log:\n%s", f.logs.String())
 	}
+}
+
+// TestRaftCPUs: raft's threads and its log's run on the core that the configuration names, and the log says so.
+func TestRaftCPUs(t *testing.T) {
+	var allowed unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		t.Fatal(err)
+	}
+	core := 0
+	for !allowed.IsSet(core) {
+		core++
+	}
+	f := newFixture(t, map[string]string{"raft.cpus": strconv.Itoa(core), "kafka-addr": "127.0.0.1:0"})
+	f.s.start = startBroker
+	before := threadsOn(t, core)
+	f.run()
+	select {
+	case <-f.ready:
+	case err := <-f.result:
+		t.Fatalf("it does not start: %v\n%s", err, f.logs.String())
+	}
+	const threads = 3 // what runs raft, what applies, and the log's writer
+	if now := threadsOn(t, core); now < before+threads && allowed.Count() > 1 {
+		t.Errorf("%d threads are bound to core %d, %d were before", now, core, before)
+	}
+	f.signals <- syscall.SIGTERM
+	if err := <-f.result; err != nil {
+		t.Error(err)
+	}
+	if says := fmt.Sprintf("raft runs on core %d, applies on %d", core, core); !strings.Contains(f.logs.String(), says) {
+		t.Errorf("the log does not say %q:\n%s", says, f.logs.String())
+	}
+}
+
+// threadsOn counts the threads of this process that may run on one core only.
+func threadsOn(t *testing.T, core int) int {
+	t.Helper()
+	names, err := filepath.Glob("/proc/self/task/*/status")
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	n := 0
+	for _, name := range names {
+		status, _ := os.ReadFile(name)                             // a thread may end meanwhile
+		kernels := strings.Contains(string(status), "Name:\tiou-") // io_uring's workers run where the ring's owner does
+		if !kernels && strings.Contains(string(status), fmt.Sprintf("Cpus_allowed_list:\t%d\n", core)) {
+			n++
+		}
+	}
+	return n
 }
 
 func TestSecondProcessIsKeptOut(t *testing.T) {
@@ -258,6 +311,10 @@ func TestServeMistakes(t *testing.T) {
 	if err := os.WriteFile(notDir, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	cores := filepath.Join(dir, "cores.yaml")
+	if err := os.WriteFile(cores, []byte("raft.cpus: 0,70000\ndata-dir: "+filepath.Join(dir, "d")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name string
 		args []string
@@ -267,8 +324,9 @@ func TestServeMistakes(t *testing.T) {
 		{"argument", []string{"now"}, []string{"now"}},
 		{"wildcard", []string{"--kafka-addr", "0.0.0.0:9092"}, []string{"--kafka-addr", "advertised.listeners"}},
 		{"no such file", []string{"--config", filepath.Join(dir, "none.yaml")}, []string{"none.yaml", "does not exist"}},
-		{"cluster", []string{"--peer-addr", "127.0.0.1:9192"}, []string{"single node"}},
+		{"cluster", []string{"--peer-addr", "127.0.0.1:9192"}, []string{"peer-addr", "seed-nodes"}},
 		{"node id", []string{"--node-id", "one"}, []string{"node.id", `"one"`}},
+		{"raft's cores", []string{"--config", cores}, []string{"raft.cpus=0,70000", "70000"}},
 		{"data directory is a file", []string{"--data-dir", notDir}, []string{"data directory", notDir}},
 		{"http-addr in use", []string{"--data-dir", filepath.Join(dir, "d"), "--http-addr", listening.Addr().String()}, []string{"http-addr", "in use"}},
 	}

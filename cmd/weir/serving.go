@@ -51,6 +51,8 @@ type nodeOptions struct {
 	reg prometheus.Registerer
 	// busy is to be called whenever the node has something to do; it costs next to nothing.
 	busy func()
+	// cores says where the threads of the write-ahead logs run.
+	cores tuning.CorePlan
 }
 
 // startFunc starts a broker; when it returns, clients are served. An error of *coded type decides the exit code.
@@ -84,7 +86,11 @@ func (s *serving) run(ctx context.Context) (err error) {
 	s.log = newLogger(s.io.err, s.cfg)
 	s.fs = vfs.Bounded(vfs.OS{}, config.Millis(s.cfg.LogDirStallMs), stuckMax)
 	s.log.Info("starting", "version", versionText(), "node", s.cfg.NodeID, "configured", s.cfg.Set())
-	findings := append(tuning.Limits(), tuning.Cores(runtime.GOMAXPROCS(0)))
+	cores, err := tuning.PlanCores(s.cfg.RaftCPUs)
+	if err != nil {
+		return err
+	}
+	findings := append(tuning.Limits(), cores.Finding)
 	memory := memoryPlan(s.cfg)
 	memory.Apply()
 	tuning.Log(s.log, append(findings, memory.Findings...))
@@ -114,7 +120,7 @@ func (s *serving) run(ctx context.Context) (err error) {
 		FS: s.fs, Dir: s.cfg.DataDir, Timeout: config.Millis(s.cfg.LogDirStallMs),
 		Engine: func() (string, string) { return engineName, engineWhy },
 	}))
-	n, err := s.start(ctx, nodeOptions{cfg: s.cfg, log: s.log, reg: reg, busy: beat.Touch})
+	n, err := s.start(ctx, nodeOptions{cfg: s.cfg, log: s.log, reg: reg, busy: beat.Touch, cores: cores})
 	if err != nil {
 		if ctx.Err() != nil {
 			s.log.Info("stopped while starting")

@@ -10,7 +10,9 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -18,12 +20,12 @@ func newTopic(io stdio) *cobra.Command {
 	c := new(cluster)
 	cmd := &cobra.Command{
 		Use:   "topic",
-		Short: "Create, list, describe and delete topics and their records",
+		Short: "Create, list, describe, grow and delete topics and their records",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	c.flags(cmd.PersistentFlags())
-	cmd.AddCommand(newTopicCreate(io, c), newTopicList(io, c), newTopicDescribe(io, c), newTopicDelete(io, c), newTopicDeleteRecords(io, c))
+	cmd.AddCommand(newTopicCreate(io, c), newTopicList(io, c), newTopicDescribe(io, c), newTopicGrow(io, c), newTopicDelete(io, c), newTopicDeleteRecords(io, c))
 	return cmd
 }
 
@@ -34,12 +36,19 @@ func newTopicCreate(io stdio, c *cluster) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "create NAME...",
 		Short:   "Create topics",
-		Example: "  weir topic create orders --partitions 8 --config retention.ms=86400000",
+		Example: "  weir topic create orders --partitions 8 --replication-factor 3 --config retention.ms=86400000",
 		Args:    cobra.MinimumNArgs(1),
 	}
 	cmd.Flags().Int32VarP(&partitions, "partitions", "p", -1, "number of partitions; -1: the broker's num.partitions")
-	cmd.Flags().Int16VarP(&replicas, "replicas", "r", -1, "replication factor; -1: the broker's default.replication.factor")
+	cmd.Flags().Int16VarP(&replicas, "replicas", "r", -1, "replication factor (also --replication-factor); -1: the broker's default.replication.factor")
 	cmd.Flags().StringArrayVarP(&settings, "config", "c", nil, "topic configuration key=value; may be repeated")
+	// Kafka's own tool calls it so.
+	cmd.Flags().SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "replication-factor" {
+			name = "replicas"
+		}
+		return pflag.NormalizedName(name)
+	})
 	cmd.RunE = func(_ *cobra.Command, names []string) error {
 		configs := map[string]*string{}
 		for _, s := range settings {
@@ -72,11 +81,22 @@ func newTopicCreate(io stdio, c *cluster) *cobra.Command {
 
 // explained joins a Kafka error code with the message that the broker sent along, if it did.
 func explained(what, topic string, err error, message string) error {
-	if message != "" {
-		return fmt.Errorf("%s %s: %w (%s)", what, topic, err, message)
+	var known *kerr.Error
+	if message != "" && errors.As(err, &known) {
+		return &brokerError{fmt.Sprintf("%s %s: %s: %s", what, topic, known.Message, message), err}
 	}
 	return fmt.Errorf("%s %s: %w", what, topic, err)
 }
+
+// brokerError is a broker's own message, which says more than the description of its code.
+type brokerError struct {
+	text string
+	err  error
+}
+
+func (e *brokerError) Error() string { return e.text }
+
+func (e *brokerError) Unwrap() error { return e.err }
 
 func newTopicList(io stdio, c *cluster) *cobra.Command {
 	var internal bool

@@ -85,3 +85,11 @@ func (s *starting) Topics() []console.Topic {
 	}
 	return nil
 }
+
+// Cluster is the node's, or nothing.
+func (s *starting) Cluster() console.Cluster {
+	if n := s.node.Load(); n != nil {
+		return (*n).Cluster()
+	}
+	return console.Cluster{Controller: -1}
+}

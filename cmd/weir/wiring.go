@@ -9,12 +9,20 @@ import (
 	"weir/console"
 	"weir/internal/config"
 	"weir/internal/vfs"
+	"weir/tuning"
 	"weir/uring"
 )
 
 // startBroker is the startFunc of the real program.
 func startBroker(ctx context.Context, o nodeOptions) (node, error) {
-	r, err := broker.Start(ctx, broker.Options{Config: o.cfg, Logger: o.log, Registry: o.reg, OnBusy: o.busy})
+	unpinned := func(err error) { o.log.Warn("a thread runs on any core", "error", err) }
+	r, err := broker.Start(ctx, broker.Options{
+		Config: o.cfg, Logger: o.log, Registry: o.reg, OnBusy: o.busy, Version: versionText(),
+		OnDataThread: tuning.Pin(o.cores.Data, unpinned), OnMetaThread: tuning.Pin(o.cores.Meta, unpinned),
+		RaftThreads: broker.RaftThreads{
+			Main: tuning.Pin(o.cores.Raft.Main, unpinned), Apply: tuning.Pin(o.cores.Raft.Apply, unpinned), Snapshots: tuning.Pin(o.cores.Raft.Snapshots, unpinned),
+		},
+	})
 	if err != nil {
 		return nil, diskError(err)
 	}
@@ -35,6 +43,9 @@ func (n brokerNode) Health() console.Health {
 		out.Disk, out.Reason = console.DiskStalled, h.Stalled
 	case h.DiskFull:
 		out.Disk, out.Reason = console.DiskFull, "the file system is nearly full, produce requests are refused (log.dir.full.percent)"
+	}
+	if h.Apart != "" && h.DiskError == "" && h.Stalled == "" {
+		out.Reason = h.Apart
 	}
 	return out
 }
@@ -73,4 +84,14 @@ func (n brokerNode) Topics() []console.Topic {
 		}
 	}
 	return topics
+}
+
+// Cluster translates the broker's.
+func (n brokerNode) Cluster() console.Cluster {
+	info := n.Running.Cluster()
+	out := console.Cluster{ID: info.ID, Controller: info.Controller, UnderReplicated: info.UnderReplicated, Offline: info.Offline}
+	for _, node := range info.Nodes {
+		out.Nodes = append(out.Nodes, console.ClusterNode(node))
+	}
+	return out
 }

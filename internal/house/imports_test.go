@@ -16,11 +16,13 @@ type room struct {
 // rooms: the first match counts.
 var rooms = []room{
 	{"cmd/weir", []string{"console", "broker", "logtool", "uring", "tuning", "internal/"}, "main wires the broker to the console and knows exit codes"},
+	{"simulation", []string{"controller", "replica", "raftmeta", "internal/"}, "it drives the pure machines, with no disk, network or clock"},
 	{"bench", []string{"internal/"}, "the load generator sees a broker as clients do: over the wire"},
 	{"console", []string{"broker", "internal/"}, "HTTP uses the broker's public API"},
-	{"broker", []string{"coordinator/", "replica", "raftmeta", "netproto", "segment", "internal/"}, "a Kafka API reaches the disk through replica; of segment it sees the ranges that a fetch sends"},
+	{"broker", []string{"coordinator/", "controller", "replica", "raftmeta", "netproto", "segment", "internal/"}, "a Kafka API reaches the disk through replica; of segment it sees the ranges that a fetch sends"},
 	{"logtool", []string{"replica", "raftmeta", "segment", "wal", "uring", "internal/"}, "the operator's tool reads what these write; no broker runs"},
 	{"coordinator/", []string{"internal/"}, "coordinators are state machines with storage injected"},
+	{"controller", []string{"raftmeta", "internal/"}, "it decides about metadata and knows no Kafka request"},
 	{"replica", []string{"segment", "wal", "raftmeta", "uring", "internal/"}, "a partition knows no Kafka request, so not netproto"},
 	{"raftmeta", []string{"wal", "uring", "internal/"}, "its log is a wal of its own"},
 	{"segment", []string{"uring", "internal/"}, "siblings never import each other: segment, wal, netproto, raftmeta"},
@@ -82,7 +84,9 @@ var keptTo = []struct {
 	{"github.com/twmb/franz-go/pkg/kfake", nil, "a broker for tests"},
 	{"github.com/spf13", []string{"cmd/weir"}, "flags are parsed in main"},
 	{"github.com/knadh/koanf", []string{"internal/config"}, "configuration is read in one place"},
-	{"net/http", []string{"console", "bench"}, "HTTP is served in one place"},
+	{"net/http", []string{"console", "bench", "internal/otlp"}, "HTTP is served in one place; otlp is a client"},
+	{"go.opentelemetry.io", []string{"internal/otlp"}, "traces are encoded in one place"},
+	{"google.golang.org/protobuf", []string{"internal/otlp"}, "traces are the only thing in protobuf"},
 	{"pgregory.net/rapid", nil, "for tests"},
 	{"go.uber.org/goleak", nil, "for tests"},
 }
