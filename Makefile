@@ -11,11 +11,22 @@ BENCH ?=
 # For make torture-disk: how many power cuts, and what random numbers begin with (empty: the clock).
 CUTS ?= 1000
 SEED ?=
+# For make simulate: how many histories.
+SEEDS ?= 20000
+# For make chaos: how long. For make failover: how many kills. For make cluster: more flags of localcluster, or, behind --, of each weir serve.
+SECONDS ?= 60
+RUNS ?= 30
+CLUSTER ?=
 
-.PHONY: run build test lint test-race test-clients test-faults test-scale test-giouring torture-disk client-tools bench bench-limits bench-peers fuzz generate clean
+.PHONY: run cluster build test lint test-race test-clients test-faults test-scale test-cluster failover chaos simulate test-giouring torture-disk client-tools bench bench-limits bench-peers bench-cluster fuzz generate clean
 
 run: build
 	./bin/weir serve
+
+# Three brokers on 127.0.0.1, .2 and .3, ports 9092 (clients), 9192 (each other) and 9644 (HTTP), data in ./data/cluster. Ctrl-C stops them.
+cluster: build
+	@go build -C test -o ../bin/localcluster ./localcluster
+	@exec ./bin/localcluster -bin ./bin/weir -dir ./data/cluster $(CLUSTER)
 
 build:
 	go build -ldflags "-X main.version=$(VERSION)" -o bin/weir ./cmd/weir
@@ -30,6 +41,7 @@ lint:
 	go vet ./...
 	go vet -tags invariants ./...
 	go vet -tags giouring ./uring/...
+	go vet -tags clockstep ./internal/clock
 	cd test && go vet ./...
 	go run $(STATICCHECK) ./...
 	cd test && go run $(STATICCHECK) ./...
@@ -49,6 +61,25 @@ test-clients: client-tools
 # Crashes, full and frozen disks, broken peers; at CI sizes with -short (make test-faults SHORT=-short).
 test-faults:
 	cd test && go test -p 1 ./internal/... ./faults/... -count=1 -timeout 60m -v $(SHORT)
+
+# Clusters of real processes: forming, failover, rolling restart, routing. At CI sizes with SHORT=-short.
+test-cluster:
+	cd test && go test -p 1 ./cluster/... ./localcluster/... -count=1 -timeout 30m -v $(SHORT)
+
+# kill -9 of leaders and controllers under load, and for how long partitions cannot be written to. make failover RUNS=30; FAILOVER_OUT=file takes the figures as JSON.
+failover:
+	cd test && WEIR_TEST_FAILOVER_RUNS=$(RUNS) WEIR_TEST_FAILOVER_OUT=$(if $(FAILOVER_OUT),$(abspath $(FAILOVER_OUT))) go test ./cluster -run '^TestFailoverRuns$$' -count=1 -timeout 2h -v
+
+# A cluster under faults at random: kills, pauses, cut networks, bad disks, clocks that jump; needs root, ip, iptables, and for the disks what
+# torture-disk needs. make chaos SECONDS=600 SEED=7.
+chaos:
+	go test -tags clockstep -count=1 ./internal/clock
+	cd test && WEIR_TEST_CHAOS_SECONDS=$(SECONDS) WEIR_SEED=$(SEED) go test ./chaos -run '^TestChaos$$' -count=1 -timeout 24h -v
+	cd test && go test ./chaos -run '^TestIsolatedController$$|^TestClockSteps$$' -count=1 -timeout 10m -v
+
+# Whole clusters of the pure state machines under faults at random, in simulated time. A seed that failed again: WEIR_SEED=n go test ./simulation -run TestClusters
+simulate:
+	WEIR_TEST_SEEDS=$(SEEDS) go test ./simulation -run '^TestClusters$$' -count=1 -timeout 24h -v
 
 # Power cuts on ext4 and XFS; needs root, /dev/fuse and loop devices. make torture-disk CUTS=200 SEED=7 repeats what a failure printed.
 torture-disk:
@@ -82,6 +113,11 @@ bench-limits:
 # The same load on Apache Kafka, which Maven fetches; without Java or Maven its column says so.
 bench-peers:
 	go run ./bench peers $(BENCH)
+
+# Three nodes with every partition on all of them, Weir and Apache Kafka, and Weir on one node. Five rounds take an hour and a half; make bench-cluster
+# BENCH=-quick takes four minutes.
+bench-cluster:
+	go run ./bench cluster $(BENCH)
 
 # Every fuzz target for a while, one after the other.
 fuzz:

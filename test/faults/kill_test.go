@@ -9,6 +9,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 
+	"weir/test/internal/verify"
 	"weir/test/internal/weirproc"
 )
 
@@ -54,9 +55,9 @@ type killRun struct {
 	broker    *weirproc.Broker
 	admin     *kadm.Client
 	rng       *rand.Rand
-	ledger    *ledger
-	producers []*producer
-	scans     map[int32]*scan
+	ledger    *verify.Ledger
+	producers []*verify.Producer
+	scans     map[int32]*verify.Scan
 	kills     int
 	acked     int
 }
@@ -64,10 +65,10 @@ type killRun struct {
 func (k *killRun) newTopic(topic string) {
 	k.t.Helper()
 	createTopics(k.t, k.admin, killPartitions, topic)
-	k.ledger, k.scans, k.producers = newLedger(topic, killPartitions), map[int32]*scan{}, nil
-	for i, p := range profiles {
-		pr := newProducer(i, p, k.ledger, killPartitions, quick(k.broker.Addr))
-		k.t.Cleanup(pr.close)
+	k.ledger, k.scans, k.producers = verify.New(topic, killPartitions), map[int32]*verify.Scan{}, nil
+	for i, p := range verify.Profiles {
+		pr := verify.NewProducer(i, p, k.ledger, killPartitions, quick(k.broker.Addr))
+		k.t.Cleanup(pr.Close)
 		k.producers = append(k.producers, pr)
 	}
 }
@@ -75,20 +76,20 @@ func (k *killRun) newTopic(topic string) {
 // endTopic reads the whole topic once more and deletes it.
 func (k *killRun) endTopic() {
 	k.t.Helper()
-	k.ledger.verify(k.t, k.broker.Addr, k.admin, map[int32]*scan{})
-	count, _ := k.ledger.acknowledged()
+	verifyLedger(k.t, k.ledger, k.broker.Addr, k.admin, map[int32]*verify.Scan{})
+	count, _ := k.ledger.Acknowledged()
 	k.acked += count
 	for _, p := range k.producers {
-		p.close()
+		p.Close()
 	}
-	deleteTopic(k.t, k.admin, k.ledger.topic)
+	deleteTopic(k.t, k.admin, k.ledger.Topic)
 }
 
 func (k *killRun) cycle(cycle int) {
 	t := k.t
 	t.Helper()
 	for _, p := range k.producers {
-		if err := p.start(); err != nil {
+		if err := p.Start(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -105,16 +106,16 @@ func (k *killRun) cycle(cycle int) {
 		t.Fatalf("cycle %d: restart after a kill: %v", cycle, err)
 	}
 	for _, p := range k.producers {
-		if err := p.stop(limit(t, time.Minute)); err != nil {
+		if err := p.Stop(limit(t, time.Minute)); err != nil {
 			t.Fatalf("cycle %d: %v", cycle, err)
 		}
 	}
-	k.ledger.verify(t, k.broker.Addr, k.admin, k.scans)
-	count, _ := k.ledger.acknowledged()
+	verifyLedger(k.t, k.ledger, k.broker.Addr, k.admin, k.scans)
+	count, _ := k.ledger.Acknowledged()
 	t.Logf("cycle %d: ready in %v, %d records acknowledged so far, ends %v", cycle, k.broker.ReadyTime().Round(time.Millisecond), count, k.ends())
 	for _, p := range k.producers {
-		if cycle%killCyclesPerLog == killCyclesPerLog-1 && p.acks.Load() == 0 {
-			t.Fatalf("producer %s got no record acknowledged in %d cycles", p.name, killCyclesPerLog)
+		if cycle%killCyclesPerLog == killCyclesPerLog-1 && p.Acks.Load() == 0 {
+			t.Fatalf("producer %s got no record acknowledged in %d cycles", p.Name, killCyclesPerLog)
 		}
 	}
 }
@@ -128,7 +129,7 @@ func (k *killRun) ends() []int64 {
 	var ends []int64
 	for p := range int32(killPartitions) {
 		if s := k.scans[p]; s != nil {
-			ends = append(ends, s.next)
+			ends = append(ends, s.Next)
 		}
 	}
 	return ends

@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"weir/test/internal/verify"
 	"weir/test/internal/weirproc"
 )
 
@@ -24,16 +25,12 @@ func TestMain(m *testing.M) {
 }
 
 // quick are options for clients that meet brokers which go away and come back within a second.
-func quick(addr string, more ...kgo.Opt) []kgo.Opt {
-	return append([]kgo.Opt{
-		kgo.SeedBrokers(addr),
-		kgo.MetadataMinAge(20 * time.Millisecond),
-		kgo.DialTimeout(5 * time.Second),
-		kgo.AlwaysRetryEOF(), // a broker that ends in the middle of its first answer does not mean that TLS or SASL is missing
-		kgo.RetryBackoffFn(func(tries int) time.Duration {
-			return min(time.Duration(tries)*20*time.Millisecond, 200*time.Millisecond)
-		}),
-	}, more...)
+func quick(addr string, more ...kgo.Opt) []kgo.Opt { return verify.Quick([]string{addr}, more...) }
+
+// verifyLedger reads a topic from where the scans stand, and says what is around a record that is wrong.
+func verifyLedger(t *testing.T, l *verify.Ledger, addr string, admin *kadm.Client, scans map[int32]*verify.Scan) {
+	t.Helper()
+	l.Verify(t, quick(addr), admin, scans, 0, func(r *kgo.Record) string { return verify.DumpBatches(t, addr, l.Topic, r.Partition, r.Offset) })
 }
 
 func newClient(t *testing.T, addr string, opts ...kgo.Opt) *kgo.Client {
@@ -80,47 +77,17 @@ func deleteTopic(t *testing.T, admin *kadm.Client, topic string) {
 // endOffsets returns a topic's end offset per partition.
 func endOffsets(t *testing.T, admin *kadm.Client, topic string) map[int32]int64 {
 	t.Helper()
-	listed, err := admin.ListEndOffsets(limit(t, time.Minute), topic)
-	if err == nil {
-		err = listed.Error()
-	}
+	ends, err := verify.ListEnds(admin, topic)
 	if err != nil {
-		t.Fatalf("end offsets of %s: %v", topic, err)
+		t.Fatal(err)
 	}
-	out := map[int32]int64{}
-	listed.Each(func(o kadm.ListedOffset) { out[o.Partition] = o.Offset })
-	return out
+	return ends
 }
 
 // each reads a partition from one offset up to another and calls fn with every record in order.
 func each(t *testing.T, addr, topic string, partition int32, from, to int64, fn func(*kgo.Record) error) {
 	t.Helper()
-	if from >= to {
-		return
-	}
-	cl, err := kgo.NewClient(quick(addr, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{
-		topic: {partition: kgo.NewOffset().At(from)},
-	}), kgo.FetchMaxWait(500*time.Millisecond))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Close()
-	ctx := limit(t, time.Minute)
-	for next := from; next < to; {
-		fetches := cl.PollFetches(ctx)
-		if err := fetches.Err(); err != nil {
-			t.Fatalf("read %s-%d at offset %d of %d: %v", topic, partition, next, to, err)
-		}
-		for iter := fetches.RecordIter(); !iter.Done() && next < to; next++ {
-			r := iter.Next()
-			if r.Offset != next {
-				t.Fatalf("read %s-%d: offset %d where %d is next", topic, partition, r.Offset, next)
-			}
-			if err := fn(r); err != nil {
-				t.Fatalf("read %s-%d at offset %d: %v", topic, partition, r.Offset, err)
-			}
-		}
-	}
+	verify.Each(t, quick(addr), topic, partition, from, to, fn)
 }
 
 // envInt reads a number from the environment.

@@ -50,7 +50,7 @@ func (c *cutRun) workUntilAcknowledged() {
 	stop()
 	for _, l := range c.logs {
 		for _, p := range l.producers {
-			if err := p.stop(limit(t, time.Minute)); err != nil {
+			if err := p.Stop(limit(t, time.Minute)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -75,7 +75,7 @@ func (c *cutRun) counts() []int64 {
 	counts := []int64{c.commits.count.Load()}
 	for _, l := range c.logs {
 		for _, p := range l.producers {
-			counts = append(counts, p.acks.Load())
+			counts = append(counts, p.Acks.Load())
 		}
 	}
 	for _, o := range c.topics {
@@ -90,13 +90,13 @@ func (c *cutRun) requireLossSeen() {
 	t.Helper()
 	for _, l := range c.logs {
 		var found []string
-		for partition, end := range endOffsets(t, c.admin, l.ledger.topic) {
-			if err := l.ledger.lostBeyond(partition, end); err != nil {
+		for partition, end := range endOffsets(t, c.admin, l.ledger.Topic) {
+			if err := l.ledger.LostBeyond(partition, end); err != nil {
 				found = append(found, err.Error())
 			}
 		}
 		if len(found) == 0 {
-			t.Errorf("no loss found in topic %s", l.ledger.topic)
+			t.Errorf("no loss found in topic %s", l.ledger.Topic)
 		}
 		t.Logf("as expected: %s", strings.Join(found, "; "))
 	}

@@ -9,13 +9,15 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"weir/test/internal/verify"
 )
 
 // cutLog is a topic with producers, and what they were told.
 type cutLog struct {
-	ledger    *ledger
-	producers []*producer
-	scans     map[int32]*scan
+	ledger    *verify.Ledger
+	producers []*verify.Producer
+	scans     map[int32]*verify.Scan
 	retention int64 // bytes; 0: everything stays
 }
 
@@ -33,9 +35,9 @@ func newCutLog(t *testing.T, admin *kadm.Client, addr, topic string, partitions 
 	if err != nil {
 		t.Fatalf("create topic %s: %v", topic, err)
 	}
-	l := &cutLog{ledger: newLedger(topic, partitions), scans: map[int32]*scan{}, retention: retention}
+	l := &cutLog{ledger: verify.New(topic, partitions), scans: map[int32]*verify.Scan{}, retention: retention}
 	for i, kind := range kinds {
-		l.producers = append(l.producers, newProducer(i, profiles[kind], l.ledger, partitions, quick(addr)))
+		l.producers = append(l.producers, verify.NewProducer(i, verify.Profiles[kind], l.ledger, partitions, quick(addr)))
 	}
 	return l
 }
@@ -43,21 +45,21 @@ func newCutLog(t *testing.T, admin *kadm.Client, addr, topic string, partitions 
 func (l *cutLog) verify(t *testing.T, addr string, admin *kadm.Client) {
 	t.Helper()
 	if l.retention == 0 {
-		l.ledger.verify(t, addr, admin, l.scans)
+		verifyLedger(t, l.ledger, addr, admin, l.scans)
 		return
 	}
-	if _, err := l.ledger.acknowledged(); err != nil {
-		t.Fatalf("topic %s: %v", l.ledger.topic, err)
+	if _, err := l.ledger.Acknowledged(); err != nil {
+		t.Fatalf("topic %s: %v", l.ledger.Topic, err)
 	}
-	for partition, end := range endOffsets(t, admin, l.ledger.topic) {
-		if err := l.ledger.lostBeyond(partition, end); err != nil {
+	for partition, end := range endOffsets(t, admin, l.ledger.Topic) {
+		if err := l.ledger.LostBeyond(partition, end); err != nil {
 			t.Fatal(err)
 		}
 		if l.scans[partition] == nil {
-			l.scans[partition] = &scan{last: map[int32]int64{}}
+			l.scans[partition] = verify.NewScan()
 		}
 		if err := l.readTrimmed(limit(t, time.Minute), addr, admin, partition, end); err != nil {
-			t.Fatalf("topic %s: %v", l.ledger.topic, err)
+			t.Fatalf("topic %s: %v", l.ledger.Topic, err)
 		}
 	}
 }
@@ -65,54 +67,54 @@ func (l *cutLog) verify(t *testing.T, addr string, admin *kadm.Client) {
 // readTrimmed reads a partition from where its scan stands, or from where retention has let it begin since, to its end.
 func (l *cutLog) readTrimmed(ctx context.Context, addr string, admin *kadm.Client, partition int32, end int64) error {
 	s := l.scans[partition]
-	whole := s.next == 0
+	whole := s.Next == 0
 	cl, err := kgo.NewClient(quick(addr, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{
-		l.ledger.topic: {partition: kgo.NewOffset().At(s.next)},
+		l.ledger.Topic: {partition: kgo.NewOffset().At(s.Next)},
 	}), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(500*time.Millisecond))...)
 	if err != nil {
 		return err
 	}
 	defer cl.Close()
 	var size int64 // of what is there, at least
-	for s.next < end {
+	for s.Next < end {
 		fetches := cl.PollFetches(ctx)
 		if err := fetches.Err(); err != nil {
-			return fmt.Errorf("read partition %d at offset %d of %d: %w", partition, s.next, end, err)
+			return fmt.Errorf("read partition %d at offset %d of %d: %w", partition, s.Next, end, err)
 		}
-		for iter := fetches.RecordIter(); !iter.Done() && s.next < end; s.next++ {
+		for iter := fetches.RecordIter(); !iter.Done() && s.Next < end; s.Next++ {
 			r := iter.Next()
-			if r.Offset != s.next {
+			if r.Offset != s.Next {
 				if err := l.skip(ctx, admin, s, r); err != nil {
 					return err
 				}
 				size = 0
 			}
-			if err := l.ledger.check(s, r); err != nil {
+			if err := l.ledger.Check(s, r); err != nil {
 				return fmt.Errorf("read partition %d at offset %d: %w", partition, r.Offset, err)
 			}
 			size += sizeAtMost(r)
 		}
 	}
-	if whole && s.skipped && size < l.retention {
+	if whole && s.Skipped && size < l.retention {
 		return fmt.Errorf("LOST: partition %d: retention left less than %d bytes up to offset %d, of %d that are kept", partition, size, end, l.retention)
 	}
 	return nil
 }
 
 // skip moves a scan to a record that is not the next one, which is right only if the log begins there now or later.
-func (l *cutLog) skip(ctx context.Context, admin *kadm.Client, s *scan, r *kgo.Record) error {
-	listed, err := admin.ListStartOffsets(ctx, l.ledger.topic)
+func (l *cutLog) skip(ctx context.Context, admin *kadm.Client, s *verify.Scan, r *kgo.Record) error {
+	listed, err := admin.ListStartOffsets(ctx, l.ledger.Topic)
 	if err == nil {
 		err = listed.Error()
 	}
 	if err != nil {
 		return fmt.Errorf("start offsets: %w", err)
 	}
-	start, _ := listed.Lookup(l.ledger.topic, r.Partition)
-	if r.Offset < s.next || r.Offset > start.Offset {
-		return fmt.Errorf("LOST: partition %d: offset %d where %d is next, and the log begins at %d", r.Partition, r.Offset, s.next, start.Offset)
+	start, _ := listed.Lookup(l.ledger.Topic, r.Partition)
+	if r.Offset < s.Next || r.Offset > start.Offset {
+		return fmt.Errorf("LOST: partition %d: offset %d where %d is next, and the log begins at %d", r.Partition, r.Offset, s.Next, start.Offset)
 	}
-	*s = scan{next: r.Offset, last: map[int32]int64{}, skipped: true}
+	*s = verify.Scan{Next: r.Offset, Last: map[int32]int64{}, Skipped: true}
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"weir/test/internal/faultdisk"
+	"weir/test/internal/verify"
 	"weir/test/internal/weirproc"
 )
 
@@ -153,16 +154,16 @@ func (c *cutRun) newLogs(number int) {
 func (c *cutRun) endLogs(cycles int) {
 	c.t.Helper()
 	for _, l := range c.logs {
-		l.scans = map[int32]*scan{}
+		l.scans = map[int32]*verify.Scan{}
 		l.verify(c.t, c.broker.Addr, c.admin)
-		count, _ := l.ledger.acknowledged()
+		count, _ := l.ledger.Acknowledged()
 		c.stats.records += count
 		for _, p := range l.producers {
-			if p.acks.Load() == 0 && cycles == cutCyclesPerLog {
-				c.t.Errorf("producer %s got no record acknowledged in %d cycles", p.name, cycles)
+			if p.Acks.Load() == 0 && cycles == cutCyclesPerLog {
+				c.t.Errorf("producer %s got no record acknowledged in %d cycles", p.Name, cycles)
 			}
 		}
-		deleteTopic(c.t, c.admin, l.ledger.topic)
+		deleteTopic(c.t, c.admin, l.ledger.Topic)
 	}
 	c.closeProducers()
 	c.logs = nil
@@ -171,7 +172,7 @@ func (c *cutRun) endLogs(cycles int) {
 func (c *cutRun) closeProducers() {
 	for _, l := range c.logs {
 		for _, p := range l.producers {
-			p.close()
+			p.Close()
 		}
 	}
 }
@@ -205,7 +206,7 @@ func (c *cutRun) load() (stop func()) {
 	c.t.Helper()
 	for _, l := range c.logs {
 		for _, p := range l.producers {
-			if err := p.start(); err != nil {
+			if err := p.Start(); err != nil {
 				c.t.Fatal(err)
 			}
 		}
@@ -267,7 +268,7 @@ func (c *cutRun) verify(cycle int) {
 	t.Helper()
 	for _, l := range c.logs {
 		for _, p := range l.producers {
-			if err := p.stop(limit(t, time.Minute)); err != nil {
+			if err := p.Stop(limit(t, time.Minute)); err != nil {
 				t.Fatalf("cycle %d: %v", cycle, err)
 			}
 		}
@@ -291,7 +292,7 @@ func (c *cutRun) verify(cycle int) {
 func (c *cutRun) acknowledged() int {
 	sum := c.stats.records
 	for _, l := range c.logs {
-		n, _ := l.ledger.acknowledged()
+		n, _ := l.ledger.Acknowledged()
 		sum += n
 	}
 	return sum

@@ -11,6 +11,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"weir/test/internal/verify"
 	"weir/test/internal/weirproc"
 )
 
@@ -137,28 +138,28 @@ func TestIdempotentRetries(t *testing.T) {
 		var d net.Dialer
 		return d.DialContext(ctx, network, proxy.listener.Addr().String())
 	})
-	l := newLedger("retried", killPartitions)
-	var producers []*producer
-	for i, p := range profiles {
-		if !p.idempotent {
+	l := verify.New("retried", killPartitions)
+	var producers []*verify.Producer
+	for i, p := range verify.Profiles {
+		if !p.Idempotent {
 			continue
 		}
-		pr := newProducer(i, p, l, killPartitions, quick(broker.Addr, throughProxy))
-		t.Cleanup(pr.close)
+		pr := verify.NewProducer(i, p, l, killPartitions, quick(broker.Addr, throughProxy))
+		t.Cleanup(pr.Close)
 		producers = append(producers, pr)
-		if err := pr.start(); err != nil {
+		if err := pr.Start(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	time.Sleep(4 * time.Second)
 	cuts := proxy.heal()
 	for _, pr := range producers {
-		if err := pr.stop(limit(t, time.Minute)); err != nil {
+		if err := pr.Stop(limit(t, time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	l.verify(t, broker.Addr, admin, map[int32]*scan{})
-	count, _ := l.acknowledged()
+	verifyLedger(t, l, broker.Addr, admin, map[int32]*verify.Scan{})
+	count, _ := l.Acknowledged()
 	t.Logf("%d records acknowledged over %d cut connections", count, cuts)
 	if cuts < 5 || count < 100 {
 		t.Fatalf("only %d cuts and %d records: nothing was tested", cuts, count)

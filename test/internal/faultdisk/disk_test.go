@@ -234,3 +234,22 @@ func TestFail(t *testing.T) {
 		}
 	})
 }
+
+// TestRemountWaits: a file that is still open, as one of a process that has just ended may be for a moment, is waited for.
+func TestRemountWaits(t *testing.T) {
+	d := New(t, Options{})
+	name := filepath.Join(d.Path(), "open")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan error, 1)
+	time.AfterFunc(200*time.Millisecond, func() { closed <- f.Close() })
+	d.Remount()
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(name); err != nil {
+		t.Error(err)
+	}
+}

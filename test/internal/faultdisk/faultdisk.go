@@ -18,6 +18,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -58,7 +59,7 @@ func New(t testing.TB, o Options) *Disk {
 	if o.FS == "" {
 		o.FS = "ext4"
 	}
-	if missing := missing(o.FS); missing != "" {
+	if missing := Missing(o.FS); missing != "" {
 		t.Skipf("NOT TESTED: a faulty disk (%s) is not possible here: %s", o.FS, missing)
 	}
 	sweep(t)
@@ -165,11 +166,21 @@ func (d *Disk) Restore() error {
 // Remount unmounts and mounts the file system, so that nothing of it is in memory. No process may use it.
 func (d *Disk) Remount() {
 	d.t.Helper()
-	if _, err := d.run("umount", filepath.Join(d.dir, mountDir)); err != nil {
+	if err := d.unmount(); err != nil {
 		d.t.Fatalf("fault disk: %v", err)
 	}
 	if err := d.up(false); err != nil {
 		d.t.Fatalf("fault disk: %v", err)
+	}
+}
+
+// unmount waits for the kernel: what a process had in flight with io_uring may hold its files for a while after it was waited for.
+func (d *Disk) unmount() error {
+	for deadline := time.Now().Add(commandWait); ; time.Sleep(20 * time.Millisecond) {
+		_, err := d.run("umount", filepath.Join(d.dir, mountDir))
+		if err == nil || !strings.Contains(err.Error(), "busy") || time.Now().After(deadline) {
+			return err
+		}
 	}
 }
 

@@ -16,8 +16,8 @@ import (
 // commandWait bounds a command on the disk. Making or mounting a file system takes well below a second.
 const commandWait = 60 * time.Second
 
-// missing says what a faulty disk needs and is not here, "" if nothing.
-func missing(kind string) string {
+// Missing says what a faulty disk with a file system needs and is not here, "" if nothing.
+func Missing(kind string) string {
 	if os.Getuid() != 0 {
 		return "it needs root"
 	}

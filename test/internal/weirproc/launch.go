@@ -2,6 +2,7 @@ package weirproc
 
 import (
 	"context"
+	"debug/buildinfo"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,7 +11,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -57,14 +60,33 @@ var Binary = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("directory for the binary: %w", err)
 	}
+	return Build(dir)
+})
+
+// Build builds the weir binary, with build tags if there are any, into a directory.
+func Build(dir string, tags ...string) (string, error) {
 	bin := filepath.Join(dir, "weir")
-	build := exec.Command("go", "build", "-o", bin, "./cmd/weir")
+	build := exec.Command("go", "build", "-tags", strings.Join(tags, ","), "-o", bin, "./cmd/weir")
 	build.Dir = repoRoot()
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build cmd/weir: %w\n%s", err, out)
 	}
 	return bin, nil
-})
+}
+
+// HasTag reports whether a binary was built with a build tag.
+func HasTag(bin, tag string) (bool, error) {
+	info, err := buildinfo.ReadFile(bin)
+	if err != nil {
+		return false, fmt.Errorf("how %s was built: %w", bin, err)
+	}
+	for _, s := range info.Settings {
+		if s.Key == "-tags" && slices.Contains(strings.Split(s.Value, ","), tag) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
 
 // RemoveBuilt deletes the binary that Binary built; for TestMain.
 func RemoveBuilt() {
@@ -82,6 +104,9 @@ func (weir) hasHTTP() bool { return true }
 
 func (w weir) command(b *Broker) ([]string, error) {
 	argv := []string{w.bin, "serve", "--data-dir", b.DataDir, "--kafka-addr", b.Addr, "--http-addr", b.HTTP}
+	if o := b.options; o.Seeds != "" {
+		argv = append(argv, "--node-id", strconv.Itoa(int(o.Node)), "--peer-addr", o.Peer, "--seed-nodes", o.Seeds)
+	}
 	// On a shared machine a flush can take seconds. Giving up on a stalled disk is not what these tests are about, unless they say so.
 	config := map[string]string{"log.dir.stall.ms": "20000"}
 	maps.Copy(config, b.options.Config)

@@ -112,3 +112,14 @@ func (b *Broker) Metrics() map[string]float64 {
 	}
 	return out
 }
+
+// State is the state of a process's first thread, as /proc tells it: Z once the process has called exit, though a disk may hold it.
+func State(pid int) string {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "Z" // it was waited for
+	}
+	_, after, _ := strings.Cut(string(stat), ") ")
+	state, _, _ := strings.Cut(after, " ")
+	return state
+}

@@ -7,13 +7,16 @@
 package weirproc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -31,6 +34,11 @@ type Options struct {
 	DataDir string            // "": a temporary directory of the test
 	Prefix  []string          // put before the command line; must exec the rest so that the process id stays the broker's
 	Env     []string          // added to the test's own environment
+	Host    string            // "": 127.0.0.1; the address that all of the broker's ports are on
+	// Node and Seeds make the broker one of a cluster; see StartCluster.
+	Node  int32
+	Peer  string // host:port for the other nodes
+	Seeds string
 }
 
 // Broker is one broker process and its successors on the same addresses and data directory. Its methods are for one
@@ -73,14 +81,15 @@ func New(tb testing.TB, o Options) *Broker {
 		b.DataDir = filepath.Join(tb.TempDir(), "data")
 	}
 	b.kind = pickLauncher(tb)
-	b.Addr = FreeAddr(tb)
+	host := cmp.Or(o.Host, "127.0.0.1")
+	b.Addr = FreeAddrOn(tb, host)
 	if b.kind.hasHTTP() {
-		b.HTTP = FreeAddr(tb)
+		b.HTTP = FreeAddrOn(tb, host)
 	}
 	tb.Cleanup(func() {
 		b.Kill()
 		if tb.Failed() {
-			tb.Logf("the broker's last output:\n%s", b.logs.Tail(80))
+			tb.Logf("the last output of broker %s:\n%s", b.Addr, b.logs.Tail(80))
 		}
 	})
 	return b
@@ -92,12 +101,25 @@ func Reference() bool { return os.Getenv("WEIR_TEST_REFERENCE") == "kafka" }
 // FreeAddr returns a loopback address nobody listens on.
 func FreeAddr(tb testing.TB) string {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatalf("find a free port: %v", err)
+	return FreeAddrOn(tb, "127.0.0.1")
+}
+
+// FreeAddrOn is FreeAddr on another address of 127.0.0.0/8. The port is none that the kernel gives to outgoing connections, of which a
+// cluster's nodes make many from their own addresses: the port of a node that is down must still be there when it comes back.
+func FreeAddrOn(tb testing.TB, host string) string {
+	tb.Helper()
+	const lowest, highest, tries = 10000, 32000, 100
+	var err error
+	for range tries {
+		addr := net.JoinHostPort(host, strconv.Itoa(lowest+rand.IntN(highest-lowest)))
+		var l net.Listener
+		if l, err = net.Listen("tcp", addr); err == nil {
+			_ = l.Close()
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	tb.Fatalf("find a free port: %v", err)
+	return ""
 }
 
 // Launch starts the process on the broker's addresses and data directory and waits until it is ready.
@@ -199,6 +221,32 @@ func (b *Broker) Stop() error {
 func (b *Broker) Terminate() {
 	if cmd, _ := b.process(); cmd != nil {
 		_ = cmd.Process.Signal(syscall.SIGTERM) // fails only where it has ended already
+	}
+}
+
+// Pause stops the process where it stands, with SIGSTOP: to everybody else it hangs. Kill ends it all the same.
+func (b *Broker) Pause() { b.signal(syscall.SIGSTOP) }
+
+// Resume lets a paused process go on.
+func (b *Broker) Resume() { b.signal(syscall.SIGCONT) }
+
+func (b *Broker) signal(s syscall.Signal) {
+	if cmd, _ := b.process(); cmd != nil {
+		_ = cmd.Process.Signal(s) // fails only where it has ended already
+	}
+}
+
+// Running reports whether a process was launched and has not ended.
+func (b *Broker) Running() bool {
+	cmd, exited := b.process()
+	if cmd == nil {
+		return false
+	}
+	select {
+	case <-exited:
+		return false
+	default:
+		return true
 	}
 }
 

@@ -160,17 +160,22 @@ func (c *Conn) ProduceCode(topic string, partition int32, batch []byte) (code in
 	return produced(resp)
 }
 
-// TryProduce sends a produce request for one partition and returns its error code and base offset, within a time of the caller's.
-func (c *Conn) TryProduce(req *kmsg.ProduceRequest, wait time.Duration) (code int16, base int64, err error) {
+// Try is Do within a time of the caller's.
+func (c *Conn) Try(req kmsg.Request, wait time.Duration) (kmsg.Response, error) {
 	_ = c.SetDeadline(time.Now().Add(wait))
 	if _, err := c.Write(c.Encode(req)); err != nil {
-		return 0, 0, err
+		return nil, err
 	}
 	body, err := c.readFrame()
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
-	resp, err := Decode(req, body)
+	return Decode(req, body)
+}
+
+// TryProduce sends a produce request for one partition and returns its error code and base offset, within a time of the caller's.
+func (c *Conn) TryProduce(req *kmsg.ProduceRequest, wait time.Duration) (code int16, base int64, err error) {
+	resp, err := c.Try(req, wait)
 	if err != nil {
 		return 0, 0, err
 	}

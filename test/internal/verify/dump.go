@@ -1,4 +1,4 @@
-package faults
+package verify
 
 import (
 	"encoding/binary"
@@ -11,10 +11,10 @@ import (
 	"weir/test/internal/wire"
 )
 
-// dumpBatches lists the headers of the record batches around an offset, to tell after a failure who wrote what.
-func dumpBatches(t *testing.T, addr, topic string, partition int32, offset int64) string {
-	t.Helper()
-	conn := wire.Dial(t, addr)
+// DumpBatches lists the headers of the record batches around an offset, to tell after a failure who wrote what.
+func DumpBatches(tb testing.TB, addr, topic string, partition int32, offset int64) string {
+	tb.Helper()
+	conn := wire.Dial(tb, addr)
 	var text strings.Builder
 	for at := max(offset-200, 0); at <= offset+20; {
 		req := kmsg.NewPtrFetchRequest()
