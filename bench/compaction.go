@@ -250,7 +250,7 @@ func (o compactionOptions) fill(ctx context.Context, addr string) (records int64
 }
 
 func (o compactionOptions) probe(srv *server.Instance) load.Target {
-	return load.Target{Addr: srv.Addr, Topic: probeTopic, Partitions: 4}
+	return load.Target{Addrs: []string{srv.Addr}, Topic: probeTopic, Partitions: 4}
 }
 
 // produce runs a paced load for as long as until takes, and measures it from a second after its start.

@@ -3,6 +3,7 @@
 //	bench run     Weir alone
 //	bench limits  disk, network and the null broker: what no durable broker can pass
 //	bench peers   Weir, the null broker and Apache Kafka (defaults, and flushing every message), in turn
+//	bench cluster three nodes with every partition on all of them: Weir and Apache Kafka, and one node of Weir
 //	bench compaction  compaction of a large topic: time, memory, and what producers notice
 //	bench report  the tables of BENCHMARKS.md from result files
 //
@@ -27,7 +28,7 @@ import (
 	"weir/bench/server"
 )
 
-const usage = `usage: bench run|limits|peers [flags]
+const usage = `usage: bench run|limits|peers|cluster [flags]
        bench compaction [flags]
        bench report [-o BENCHMARKS.md] results.json...
 `
@@ -46,7 +47,7 @@ func dispatch(ctx context.Context, args []string) error {
 		return fmt.Errorf("no command\n%s", usage)
 	}
 	switch args[0] {
-	case "run", "limits", "peers":
+	case "run", "limits", "peers", "cluster":
 		return measureCommand(ctx, args[0], args[1:])
 	case "compaction":
 		return compactionCommand(ctx, args[1:])
@@ -67,6 +68,8 @@ type options struct {
 	profileDir string
 	coldMiB    int
 	weirBin    string
+	against    string // another weir binary
+	quick      bool
 }
 
 // places are the directories of a run.
@@ -91,12 +94,15 @@ func (p *places) find() (err error) {
 
 func parseOptions(command string, args []string) (options, error) {
 	o := options{}
-	rounds, warmup := 3, 2*time.Second
-	if command == "peers" {
+	rounds, warmup, duration := 3, 2*time.Second, 10*time.Second
+	if command == "peers" || command == "cluster" {
 		rounds, warmup = 5, 5*time.Second // a JVM needs time to compile what it runs
 	}
+	if command == "cluster" {
+		warmup, duration = 8*time.Second, 6*time.Second // three JVMs at once, and many runs
+	}
 	flags := flag.NewFlagSet("bench "+command, flag.ContinueOnError)
-	flags.DurationVar(&o.duration, "duration", 10*time.Second, "measured `time` per run")
+	flags.DurationVar(&o.duration, "duration", duration, "measured `time` per run")
 	flags.DurationVar(&o.warmup, "warmup", warmup, "`time` before it that does not count")
 	flags.IntVar(&o.rounds, "rounds", rounds, "`times` every workload runs on every server, interleaved")
 	flags.StringVar(&o.workloads, "workloads", "", "comma-separated `names`; empty: the usual ones; all: every one")
@@ -106,8 +112,16 @@ func parseOptions(command string, args []string) (options, error) {
 	flags.StringVar(&o.profileDir, "cpuprofile", "", "`directory` for the broker's CPU profiles, one per run; empty: none")
 	flags.IntVar(&o.coldMiB, "cold", 1024, "`MiB` that a cold read reads")
 	flags.StringVar(&o.weirBin, "weir", "", "weir `binary`; empty: built from the tree")
+	if command == "cluster" {
+		flags.StringVar(&o.workloads, "only", "", "the same as -workloads")
+		flags.StringVar(&o.against, "against", "", "another weir `binary`, measured in turn as weir-3-before")
+		flags.BoolVar(&o.quick, "quick", false, "one short round of few workloads, four minutes: shows that it works, not how fast")
+	}
 	if err := flags.Parse(args); err != nil {
 		return o, err
+	}
+	if o.quick {
+		o.quicken(flags)
 	}
 	switch {
 	case flags.NArg() > 0:
@@ -142,7 +156,11 @@ func measureCommand(ctx context.Context, command string, args []string) error {
 	if err != nil {
 		return err
 	}
-	list, err := pick(o.workloads)
+	workloads := oneNode
+	if command == "cluster" {
+		workloads = threeNodes
+	}
+	list, err := workloads.pick(o.workloads)
 	if err != nil {
 		return err
 	}
@@ -154,20 +172,27 @@ func measureCommand(ctx context.Context, command string, args []string) error {
 	file := &result.File{
 		Version: result.Version, Date: time.Now().UTC(), Commit: result.Commit(o.root), Command: append([]string{"bench", command}, args...),
 		Machine:  result.DescribeMachine(o.dir, server.BlockDevice(o.dir)),
-		Settings: result.Settings{DurationSeconds: o.duration.Seconds(), WarmupSeconds: o.warmup.Seconds(), Rounds: o.rounds},
+		Settings: result.Settings{DurationSeconds: o.duration.Seconds(), WarmupSeconds: o.warmup.Seconds(), Rounds: o.rounds, Quick: o.quick},
 		Missing:  map[string]string{},
 	}
-	specs, err := servers(o, command, bins, file)
+	var specs []server.Spec
+	if command == "cluster" {
+		file.Base = "weir-3"
+		specs, err = clusterServers(o, bins, file)
+	} else {
+		specs, err = servers(o, command, bins, file)
+	}
 	if err != nil {
 		return err
 	}
-	if command != "run" {
+	if command != "run" && command != "cluster" {
 		fmt.Fprintln(os.Stderr, "measuring the machine's limits")
 		if file.Limits, err = limits.Measure(ctx, o.dir, min(o.duration, 5*time.Second)); err != nil {
 			return err
 		}
 	}
-	r := &runner{opts: o, progress: newProgress(), file: file, maxRate: map[string]float64{}}
+	r := &runner{opts: o, progress: newProgress(), file: file, maxRate: map[string]float64{}, verify: command == "cluster"}
+	r.base, _ = workloads.find(workloads.base)
 	runErr := r.runAll(ctx, specs, list)
 	if len(file.Runs) == 0 {
 		return runErr
@@ -184,19 +209,36 @@ func measureCommand(ctx context.Context, command string, args []string) error {
 	return runErr
 }
 
+// serverList collects those servers that are asked for.
+type serverList struct {
+	wanted string // comma-separated names; empty: all
+	file   *result.File
+	specs  []server.Spec
+}
+
+func (l *serverList) wants(name string) bool {
+	return l.wanted == "" || strings.Contains(","+l.wanted+",", ","+name+",")
+}
+
+// add takes a server under the name that it has in the tables.
+func (l *serverList) add(name string, spec server.Spec, version string) {
+	if spec.Name = name; l.wants(name) {
+		l.specs = append(l.specs, spec)
+		l.file.Servers = append(l.file.Servers, result.Server{Name: name, Version: version, Note: spec.Note})
+	}
+}
+
+func (l *serverList) found(command string) ([]server.Spec, error) {
+	if len(l.specs) == 0 {
+		return nil, fmt.Errorf("no server to measure: -servers=%q names none that %q has", l.wanted, command)
+	}
+	return l.specs, nil
+}
+
 // servers builds or fetches what a command measures and notes what is missing.
 func servers(o options, command, bins string, file *result.File) ([]server.Spec, error) {
-	var specs []server.Spec
-	wanted := func(name string) bool {
-		return o.servers == "" || strings.Contains(","+o.servers+",", ","+name+",")
-	}
-	add := func(spec server.Spec, version string) {
-		if wanted(spec.Name) {
-			specs = append(specs, spec)
-			file.Servers = append(file.Servers, result.Server{Name: spec.Name, Version: version, Note: spec.Note})
-		}
-	}
-	if command != "limits" && wanted("weir") {
+	l := serverList{wanted: o.servers, file: file}
+	if command != "limits" && l.wants("weir") {
 		bin := o.weirBin
 		if bin == "" {
 			var err error
@@ -204,27 +246,24 @@ func servers(o options, command, bins string, file *result.File) ([]server.Spec,
 				return nil, err
 			}
 		}
-		add(server.Weir(bin), file.Commit)
+		l.add("weir", server.Weir(bin), file.Commit)
 	}
-	if command != "run" && wanted("null") {
+	if command != "run" && l.wants("null") {
 		bin, err := server.Build(o.root, "./bench/nullbroker", bins)
 		if err != nil {
 			return nil, err
 		}
-		add(server.Null(bin), "")
+		l.add("null", server.Null(bin), "")
 	}
-	if command == "peers" && (wanted("kafka") || wanted("kafka-flush")) {
+	if command == "peers" && (l.wants("kafka") || l.wants("kafka-flush")) {
 		lib, version, err := server.KafkaJars(filepath.Join(o.root, "bench", "peers", "kafka"))
 		if err != nil {
 			file.Missing["kafka"] = err.Error()
 			fmt.Fprintln(os.Stderr, "without Apache Kafka:", err)
 		} else {
-			add(server.Kafka(lib, false), "Apache Kafka "+version)
-			add(server.Kafka(lib, true), "Apache Kafka "+version)
+			l.add("kafka", server.Kafka(lib, false), "Apache Kafka "+version)
+			l.add("kafka-flush", server.Kafka(lib, true), "Apache Kafka "+version)
 		}
 	}
-	if len(specs) == 0 {
-		return nil, fmt.Errorf("no server to measure: -servers=%q names none that %q has", o.servers, command)
-	}
-	return specs, nil
+	return l.found(command)
 }

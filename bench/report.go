@@ -47,13 +47,17 @@ func reportCommand(args []string) error {
 
 // report writes setup, limits, ratios and tables.
 func report(w io.Writer, file *result.File) error {
+	base := file.Base
+	if base == "" {
+		base = "weir"
+	}
 	sections := []struct {
 		title string
 		write func(io.Writer) error
 	}{
 		{"### Setup\n\n", file.Setup},
 		{"### Limits of the machine\n\n", file.LimitTable},
-		{"### Weir against the others, median of the rounds' ratios (least-greatest)\n\n", func(w io.Writer) error { return file.Ratios(w, "weir") }},
+		{"### Weir against the others, median of the rounds' ratios (least-greatest)\n\n", func(w io.Writer) error { return file.Ratios(w, base) }},
 	}
 	for _, s := range sections {
 		var body bytes.Buffer

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 )
 
 const (
-	calibration = 3 * time.Second // finds the maximum rate where baseWorkload was not run
+	calibration = 3 * time.Second // finds the maximum rate where the base workload was not run
 	coldLimit   = 10 * time.Minute
 )
 
@@ -24,7 +25,9 @@ type runner struct {
 	opts     options
 	progress *progress
 	file     *result.File
-	maxRate  map[string]float64 // by server: the best rate of baseWorkload so far
+	base     workload
+	maxRate  map[string]float64 // by server: the best rate of the base workload so far
+	verify   bool               // read back what was acknowledged
 }
 
 // runAll interleaves: each round runs every workload on every server in turn, so that what else the machine does meanwhile
@@ -64,12 +67,12 @@ func (r *runner) runOne(ctx context.Context, spec server.Spec, w workload, round
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	srv, err := server.Start(ctx, spec, filepath.Join(dir, "data"))
+	srv, err := server.StartCluster(ctx, spec, filepath.Join(dir, "data"))
 	if err != nil {
 		return nil, err
 	}
-	defer srv.Stop()
-	target := load.Target{Addr: srv.Addr, Topic: "bench", Partitions: w.partitions}
+	defer srv.Discard()
+	target := targetOf(srv, "bench", w.partitions)
 	if w.share {
 		if target.MaxRate, err = r.maximum(ctx, srv); err != nil {
 			return nil, err
@@ -87,19 +90,27 @@ func (r *runner) runOne(ctx context.Context, spec server.Spec, w workload, round
 		return nil, err
 	}
 	run.Note = note
-	if w.name == baseWorkload {
+	if w.name == r.base.name {
 		r.maxRate[spec.Name] = max(r.maxRate[spec.Name], run.MessagesPerSecond)
 	}
 	return run, nil
 }
 
-// maximum is the server's rate under baseWorkload, found now if it was not before.
-func (r *runner) maximum(ctx context.Context, srv *server.Instance) (float64, error) {
+// targetOf is a topic on all nodes.
+func targetOf(srv *server.Cluster, topic string, partitions int32) load.Target {
+	t := load.Target{Addrs: srv.Addrs(), Topic: topic, Partitions: partitions, Replicas: len(srv.Nodes)}
+	if t.Replicas > 1 {
+		t.Configs = map[string]string{"min.insync.replicas": strconv.Itoa(server.MinInSync)}
+	}
+	return t
+}
+
+// maximum is the server's rate under the base workload, found now if it was not before.
+func (r *runner) maximum(ctx context.Context, srv *server.Cluster) (float64, error) {
 	if rate := r.maxRate[srv.Spec.Name]; rate > 0 {
 		return rate, nil
 	}
-	base, _ := find(baseWorkload)
-	target := load.Target{Addr: srv.Addr, Topic: "calibration", Partitions: base.partitions}
+	target := targetOf(srv, "calibration", r.base.partitions)
 	if err := load.CreateTopic(ctx, target); err != nil {
 		return 0, err
 	}
@@ -107,7 +118,7 @@ func (r *runner) maximum(ctx context.Context, srv *server.Instance) (float64, er
 	ctx, cancel := context.WithTimeout(ctx, calibration)
 	defer cancel()
 	time.AfterFunc(calibration/3, m.Begin)
-	err := base.load.Run(ctx, target, m)
+	err := r.base.load.Run(ctx, target, m)
 	m.End()
 	o := m.Outcome()
 	rate := float64(o.Messages) / o.Elapsed.Seconds()
@@ -122,7 +133,7 @@ func (r *runner) maximum(ctx context.Context, srv *server.Instance) (float64, er
 }
 
 // prepare lays out the data that a workload reads.
-func (r *runner) prepare(ctx context.Context, srv *server.Instance, t load.Target, w workload) (note string, err error) {
+func (r *runner) prepare(ctx context.Context, srv *server.Cluster, t load.Target, w workload) (note string, err error) {
 	mib := w.preloadMiB
 	if w.cold {
 		mib = r.opts.coldMiB
@@ -145,11 +156,12 @@ func (r *runner) prepare(ctx context.Context, srv *server.Instance, t load.Targe
 }
 
 // measure runs the load: warm-up, window, end. A cold read has neither warm-up nor a fixed length.
-func (r *runner) measure(ctx context.Context, srv *server.Instance, t load.Target, w workload, round int) (*result.Run, error) {
+func (r *runner) measure(ctx context.Context, srv *server.Cluster, t load.Target, w workload, round int) (*result.Run, error) {
 	warmup, window := r.opts.warmup, r.opts.duration
 	if w.cold {
 		warmup, window = 0, coldLimit
 	}
+	parent := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	m := &load.Meter{}
@@ -193,12 +205,27 @@ func (r *runner) measure(ctx context.Context, srv *server.Instance, t load.Targe
 		return nil, err
 	}
 	run := summarize(m.Outcome(), before, after)
+	if r.verify && srv.Spec.Stores {
+		if err := verify(parent, t, m, run); err != nil {
+			return nil, err
+		}
+	}
 	run.Server, run.Workload, run.Round, run.ClientCPUSeconds = srv.Spec.Name, w.name, round, client.Seconds()
 	run.Consumed = w.consumes
 	if run.Messages == 0 {
 		return nil, fmt.Errorf("nothing was completed in %v; the server's output:\n%s", window, srv.Output())
 	}
 	return run, nil
+}
+
+// verify reads back what the load was told that it is kept.
+func verify(ctx context.Context, t load.Target, m *load.Meter, run *result.Run) (err error) {
+	acked := m.Acknowledged(t.Partitions)
+	for _, a := range acked {
+		run.Acknowledged += a.Messages
+	}
+	run.ReadBack, err = load.Verify(ctx, t, acked)
+	return err
 }
 
 var errEnded = errors.New("the load ended by itself")
@@ -221,11 +248,11 @@ func wait(ctx context.Context, d time.Duration, finished <-chan error) error {
 }
 
 // profile records the server's CPU over the window where that was asked for. The function returned waits for it.
-func (r *runner) profile(srv *server.Instance, w workload, round int, window time.Duration) func() error {
-	if r.opts.profileDir == "" || srv.HTTP == "" || w.cold {
+func (r *runner) profile(srv *server.Cluster, w workload, round int, window time.Duration) func() error {
+	if r.opts.profileDir == "" || !srv.Spec.HTTP || w.cold {
 		return func() error { return nil }
 	}
-	file := filepath.Join(r.opts.profileDir, fmt.Sprintf("%s-%s-%d.pprof", srv.Spec.Name, w.name, round))
+	file := filepath.Join(r.opts.profileDir, fmt.Sprintf("%s-%s-%d", srv.Spec.Name, w.name, round))
 	done := make(chan error, 1)
 	go func() { done <- srv.SaveProfile(file, window-window/10) }()
 	return func() error { return <-done }
@@ -238,7 +265,7 @@ func summarize(o load.Outcome, before, after server.Sample) *result.Run {
 	run := &result.Run{
 		Seconds: seconds, Messages: o.Messages, Bytes: o.Bytes,
 		MessagesPerSecond: float64(o.Messages) / seconds, MBPerSecond: float64(o.Bytes) / 1e6 / seconds,
-		ServerCPUSeconds: cpu, PeakRSSBytes: after.PeakRSS,
+		ServerCPUSeconds: cpu, PeakRSSBytes: after.PeakRSS, ContextSwitches: after.Switches - before.Switches,
 		ServerWriteBytes: after.WriteBytes - before.WriteBytes, DeviceBytes: after.DeviceBytes - before.DeviceBytes,
 		DeviceWritesPerSecond:  float64(after.DeviceWrites-before.DeviceWrites) / seconds,
 		DeviceFlushesPerSecond: float64(after.DeviceFlush-before.DeviceFlush) / seconds,

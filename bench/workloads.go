@@ -20,7 +20,13 @@ type workload struct {
 	cold       bool // not in memory: the server is restarted with an empty page cache
 }
 
-// baseWorkload's rate is the maximum that others take a share of.
+// suite is the workloads of a command.
+type suite struct {
+	base string // its rate is the maximum that others take a share of
+	list []workload
+}
+
+// baseWorkload is the base of the suite for one node.
 const baseWorkload = "1kb-8p"
 
 const kib64 = 64 << 10
@@ -33,8 +39,8 @@ func preencoded(bytes, records, connections, inFlight int) load.Preencoded {
 	return load.Preencoded{RecordBytes: bytes, BatchRecords: records, Connections: connections, InFlight: inFlight}
 }
 
-// workloads in the order they run. Where OpenMessaging has the same, its name is given.
-var workloads = append([]workload{
+// oneNode is for servers of one node, in the order they run. Where OpenMessaging has the same, its name is given.
+var oneNode = suite{base: baseWorkload, list: append([]workload{
 	{name: baseWorkload, about: "1 KiB records to 8 partitions, batched by 2 franz-go producers at full speed.", partitions: 8, load: batched(1024, 2)},
 	{
 		name: "1kb-8p-preencoded", partitions: 8, load: preencoded(1024, 64, 8, 4),
@@ -72,7 +78,7 @@ var workloads = append([]workload{
 		name: "consume-cold", partitions: 8, consumes: true, cold: true, load: load.Fetch{Connections: 4},
 		about: "Read once from the beginning after a restart with an empty page cache.",
 	},
-}, extras()...)
+}, extras()...)}
 
 // extras are run on request.
 func extras() []workload {
@@ -100,10 +106,10 @@ func extras() []workload {
 }
 
 // pick returns the workloads that a comma-separated list names, "" the usual ones, "all" every one.
-func pick(names string) ([]workload, error) {
+func (s suite) pick(names string) ([]workload, error) {
 	var picked []workload
 	if names == "" || names == "all" {
-		for _, w := range workloads {
+		for _, w := range s.list {
 			if names == "all" || !w.extra {
 				picked = append(picked, w)
 			}
@@ -111,10 +117,10 @@ func pick(names string) ([]workload, error) {
 		return picked, nil
 	}
 	for name := range strings.SplitSeq(names, ",") {
-		w, ok := find(name)
+		w, ok := s.find(name)
 		if !ok {
 			var known []string
-			for _, w := range workloads {
+			for _, w := range s.list {
 				known = append(known, w.name)
 			}
 			return nil, fmt.Errorf("unknown workload %q; known are %s", name, strings.Join(known, ", "))
@@ -124,8 +130,8 @@ func pick(names string) ([]workload, error) {
 	return picked, nil
 }
 
-func find(name string) (workload, bool) {
-	for _, w := range workloads {
+func (s suite) find(name string) (workload, bool) {
+	for _, w := range s.list {
 		if w.name == name {
 			return w, true
 		}
@@ -133,7 +139,11 @@ func find(name string) (workload, bool) {
 	return workload{}, false
 }
 
+// about describes a workload, whichever suite it is of.
 func about(name string) string {
-	w, _ := find(name)
+	w, ok := oneNode.find(name)
+	if !ok {
+		w, _ = threeNodes.find(name)
+	}
 	return w.about
 }

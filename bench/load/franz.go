@@ -22,7 +22,7 @@ type Batched struct {
 
 func producerOpts(t Target, more ...kgo.Opt) []kgo.Opt {
 	return append([]kgo.Opt{
-		kgo.SeedBrokers(t.Addr), kgo.DefaultProduceTopic(t.Topic), kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.SeedBrokers(t.Addrs...), kgo.DefaultProduceTopic(t.Topic), kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
 	}, more...)
 }
@@ -82,10 +82,10 @@ func (b Batched) paced(ctx context.Context, cl *kgo.Client, shard *Shard, vals v
 }
 
 func acked(ctx context.Context, shard *Shard, sent time.Time, size int64, fail func(error)) func(*kgo.Record, error) {
-	return func(_ *kgo.Record, err error) {
+	return func(r *kgo.Record, err error) {
 		switch {
 		case err == nil:
-			shard.Record(time.Since(sent), 1, size)
+			shard.Acked(time.Since(sent), r.Partition, r.Offset, 1, size)
 		case ctx.Err() == nil:
 			fail(fmt.Errorf("produce: %w", err))
 		}
@@ -120,7 +120,7 @@ func (s Sync) Run(ctx context.Context, t Target, m *Meter) error {
 					}
 					return fmt.Errorf("produce: %w", err)
 				}
-				shard.Record(time.Since(sent), 1, int64(s.RecordBytes))
+				shard.Acked(time.Since(sent), record.Partition, record.Offset, 1, int64(s.RecordBytes))
 			}
 			return nil
 		})
@@ -144,7 +144,7 @@ func (e EndToEnd) Run(ctx context.Context, t Target, m *Meter) error {
 		for p := range t.Partitions {
 			from[p] = kgo.NewOffset().AtEnd()
 		}
-		cl, err := kgo.NewClient(kgo.SeedBrokers(t.Addr), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{t.Topic: from}),
+		cl, err := kgo.NewClient(kgo.SeedBrokers(t.Addrs...), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{t.Topic: from}),
 			kgo.FetchMaxWait(500*time.Millisecond), kgo.FetchMinBytes(1))
 		if err != nil {
 			return fmt.Errorf("client: %w", err)
@@ -160,7 +160,7 @@ func (e EndToEnd) Run(ctx context.Context, t Target, m *Meter) error {
 		<-ready
 	}
 	// What the producers complete is counted apart: this load's numbers are the consumers'.
-	g.run(func(ctx context.Context) error { return e.Produce.Run(ctx, t, &Meter{}) })
+	g.run(func(ctx context.Context) error { return e.Produce.Run(ctx, t, m.Producers()) })
 	return g.wait()
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
+	"strconv"
 	"sync"
 	"time"
 
@@ -14,9 +16,11 @@ import (
 
 // Target is what a load runs against.
 type Target struct {
-	Addr       string
+	Addrs      []string // of the nodes
 	Topic      string
 	Partitions int32
+	Replicas   int               // 0 is 1
+	Configs    map[string]string // of the topic, where they are not the server's
 	// MaxRate is the broker's measured maximum in messages per second, for loads that run at a share of it.
 	MaxRate float64
 }
@@ -30,7 +34,7 @@ const leaderWait = 30 * time.Second
 
 // CreateTopic makes the target's topic and waits until its partitions can serve.
 func CreateTopic(ctx context.Context, t Target) error {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(t.Addr))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(t.Addrs...))
 	if err != nil {
 		return fmt.Errorf("client: %w", err)
 	}
@@ -38,7 +42,11 @@ func CreateTopic(ctx context.Context, t Target) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	admin := kadm.NewClient(cl)
-	resp, err := admin.CreateTopics(ctx, t.Partitions, 1, nil, t.Topic)
+	configs := map[string]*string{}
+	for key, value := range t.Configs {
+		configs[key] = &value
+	}
+	resp, err := admin.CreateTopics(ctx, t.Partitions, int16(max(t.Replicas, 1)), configs, t.Topic)
 	if err == nil {
 		err = resp.Error()
 	}
@@ -47,6 +55,35 @@ func CreateTopic(ctx context.Context, t Target) error {
 	}
 	return awaitLeaders(ctx, admin, t)
 }
+
+// leaders are the addresses of those who lead the target's partitions.
+func leaders(ctx context.Context, t Target) ([]string, error) {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(t.Addrs...))
+	if err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(ctx, leaderWait)
+	defer cancel()
+	meta, err := kadm.NewClient(cl).Metadata(ctx, t.Topic)
+	if err != nil {
+		return nil, fmt.Errorf("who leads %s: %w", t.Topic, err)
+	}
+	nodes := map[int32]string{}
+	for _, b := range meta.Brokers {
+		nodes[b.NodeID] = net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
+	}
+	addrs := make([]string, t.Partitions)
+	for p := range addrs {
+		part := meta.Topics[t.Topic].Partitions[int32(p)]
+		if addrs[p] = nodes[part.Leader]; part.Err != nil || addrs[p] == "" {
+			return nil, fmt.Errorf("who leads %s-%d: node %d is not among %d brokers: %w", t.Topic, p, part.Leader, len(nodes), errors.Join(part.Err, errNoLeader))
+		}
+	}
+	return addrs, nil
+}
+
+var errNoLeader = errors.New("no leader to connect to")
 
 // awaitLeaders waits until all partitions serve: Apache Kafka answers a creation before the leaders know that they lead.
 func awaitLeaders(ctx context.Context, admin *kadm.Client, t Target) error {

@@ -29,6 +29,7 @@ type Meter struct {
 	shards []*Shard
 	began  time.Time
 	ended  time.Time
+	apart  *Meter // of the producers, where the load's own figures are those of consumers
 }
 
 // Shard is one goroutine's part of a meter.
@@ -36,6 +37,13 @@ type Shard struct {
 	meter *Meter
 	mu    sync.Mutex
 	hist  *hdrhistogram.Histogram
+	acked []Acknowledged // by partition
+}
+
+// Acknowledged is what a server has promised to keep of a partition, since the load began and not only within the window.
+type Acknowledged struct {
+	Messages int64
+	Next     int64 // after the highest offset that was told
 }
 
 // Shard adds a part.
@@ -81,6 +89,47 @@ func (s *Shard) Count(messages, bytes int64) {
 func (s *Shard) Record(latency time.Duration, messages, bytes int64) {
 	s.Count(messages, bytes)
 	s.Latency(latency)
+}
+
+// Acked notes messages that were acknowledged together, the last of them with an offset.
+func (s *Shard) Acked(latency time.Duration, partition int32, last, messages, bytes int64) {
+	s.Record(latency, messages, bytes)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for int(partition) >= len(s.acked) {
+		s.acked = append(s.acked, Acknowledged{})
+	}
+	a := &s.acked[partition]
+	a.Messages, a.Next = a.Messages+messages, max(a.Next, last+1)
+}
+
+// Producers is the meter for the producing half of a load that measures consumers.
+func (m *Meter) Producers() *Meter {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.apart == nil {
+		m.apart = &Meter{}
+	}
+	return m.apart
+}
+
+// Acknowledged sums up what producers were told, by partition. To be called when the load has ended.
+func (m *Meter) Acknowledged(partitions int32) []Acknowledged {
+	m.mu.Lock()
+	shards, apart := m.shards, m.apart
+	m.mu.Unlock()
+	sum := make([]Acknowledged, partitions)
+	if apart != nil {
+		sum = apart.Acknowledged(partitions)
+	}
+	for _, s := range shards {
+		s.mu.Lock()
+		for p, a := range s.acked {
+			sum[p].Messages, sum[p].Next = sum[p].Messages+a.Messages, max(sum[p].Next, a.Next)
+		}
+		s.mu.Unlock()
+	}
+	return sum
 }
 
 // Latency notes a latency alone.

@@ -36,7 +36,7 @@ func Preload(ctx context.Context, t Target, bytes int64) (messages int64, err er
 
 // endOffsets asks where the target's partitions end.
 func endOffsets(ctx context.Context, t Target) (map[int32]int64, error) {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(t.Addr))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(t.Addrs...))
 	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}

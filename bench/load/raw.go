@@ -30,23 +30,27 @@ type Preencoded struct {
 
 // Run implements Load.
 func (p Preencoded) Run(ctx context.Context, t Target, m *Meter) error {
+	addrs, err := leaders(ctx, t)
+	if err != nil {
+		return ended(ctx, err)
+	}
 	g := newGroup(ctx)
 	for n := range p.Connections {
 		partition := int32(n) % t.Partitions
 		frame := wire.ProduceFrame(t.Topic, partition, wire.Batch(p.BatchRecords, p.RecordBytes, newRand(uint64(n))))
-		conn, err := dial(ctx, t.Addr)
+		conn, err := dial(ctx, addrs[partition])
 		if err != nil {
 			return errors.Join(ended(ctx, err), g.stop())
 		}
 		defer conn.Close()
-		shard := m.Shard()
+		a := answers{p, t.Topic, partition, m.Shard()}
 		if p.InFlight == 1 {
-			g.run(func(ctx context.Context) error { return p.lockstep(ctx, conn, frame, t.Topic, shard) })
+			g.run(func(ctx context.Context) error { return a.lockstep(ctx, conn, frame) })
 			continue
 		}
 		sent := make(chan time.Time, p.InFlight-1) // one more is held by the reader
 		g.run(func(ctx context.Context) error { return p.write(ctx, conn, frame, sent) })
-		g.run(func(ctx context.Context) error { return p.read(ctx, conn, t.Topic, sent, shard) })
+		g.run(func(ctx context.Context) error { return a.read(ctx, conn, sent) })
 	}
 	return g.wait()
 }
@@ -60,8 +64,25 @@ func dial(ctx context.Context, addr string) (net.Conn, error) {
 	return conn, nil
 }
 
+// answers takes the answers of one connection.
+type answers struct {
+	Preencoded
+	topic     string
+	partition int32
+	shard     *Shard
+}
+
+func (a *answers) take(resp []byte, sent time.Time) error {
+	base, err := wire.CheckProduced(resp, a.topic)
+	if err != nil {
+		return err
+	}
+	a.shard.Acked(time.Since(sent), a.partition, base+int64(a.BatchRecords)-1, int64(a.BatchRecords), int64(a.BatchRecords*a.RecordBytes))
+	return nil
+}
+
 // lockstep is a synchronous producer: one request, one answer.
-func (p Preencoded) lockstep(ctx context.Context, conn net.Conn, frame []byte, topic string, shard *Shard) error {
+func (a *answers) lockstep(ctx context.Context, conn net.Conn, frame []byte) error {
 	defer unblock(ctx, conn)()
 	in := bufio.NewReaderSize(conn, 4096)
 	var resp []byte
@@ -74,10 +95,9 @@ func (p Preencoded) lockstep(ctx context.Context, conn net.Conn, frame []byte, t
 		if err != nil {
 			return ended(ctx, err)
 		}
-		if err := wire.CheckProduced(resp, topic); err != nil {
+		if err := a.take(resp, sent); err != nil {
 			return err
 		}
-		shard.Record(time.Since(sent), int64(p.BatchRecords), int64(p.BatchRecords*p.RecordBytes))
 	}
 	return nil
 }
@@ -96,7 +116,7 @@ func (p Preencoded) write(ctx context.Context, conn net.Conn, frame []byte, sent
 	}
 }
 
-func (p Preencoded) read(ctx context.Context, conn net.Conn, topic string, sent <-chan time.Time, shard *Shard) error {
+func (a *answers) read(ctx context.Context, conn net.Conn, sent <-chan time.Time) error {
 	in := bufio.NewReaderSize(conn, 4096)
 	var resp []byte
 	for {
@@ -110,10 +130,9 @@ func (p Preencoded) read(ctx context.Context, conn net.Conn, topic string, sent 
 		if resp, err = wire.ReadFrame(in, resp); err != nil {
 			return ended(ctx, err)
 		}
-		if err := wire.CheckProduced(resp, topic); err != nil {
+		if err := a.take(resp, at); err != nil {
 			return err
 		}
-		shard.Record(time.Since(at), int64(p.BatchRecords), int64(p.BatchRecords*p.RecordBytes))
 	}
 }
 
@@ -144,21 +163,32 @@ func (f Fetch) Run(ctx context.Context, t Target, m *Meter) error {
 	if err != nil {
 		return err
 	}
+	addrs, err := leaders(ctx, t)
+	if err != nil {
+		return ended(ctx, err)
+	}
 	g := newGroup(ctx)
 	for n := range f.Connections {
-		conn, err := dial(ctx, t.Addr)
-		if err != nil {
-			return errors.Join(ended(ctx, err), g.stop())
-		}
-		defer conn.Close()
-		mine := map[int32]int64{}
+		// A connection reads what one node leads.
+		mine := map[string]map[int32]int64{}
 		for p, end := range ends {
-			if int(p)%f.Connections == n {
-				mine[p] = end
+			if int(p)%f.Connections != n {
+				continue
 			}
+			if mine[addrs[p]] == nil {
+				mine[addrs[p]] = map[int32]int64{}
+			}
+			mine[addrs[p]][p] = end
 		}
-		shard := m.Shard()
-		g.run(func(ctx context.Context) error { return f.read(ctx, conn, t.Topic, mine, shard) })
+		for addr, parts := range mine {
+			conn, err := dial(ctx, addr)
+			if err != nil {
+				return errors.Join(ended(ctx, err), g.stop())
+			}
+			defer conn.Close()
+			shard := m.Shard()
+			g.run(func(ctx context.Context) error { return f.read(ctx, conn, t.Topic, parts, shard) })
+		}
 	}
 	return g.wait()
 }

@@ -56,7 +56,7 @@ func TestEveryProducerLoad(t *testing.T) {
 	}
 	for name, l := range loads {
 		t.Run(name, func(t *testing.T) {
-			target := load.Target{Addr: serveTest(t), Topic: "t", Partitions: 4, MaxRate: 10_000}
+			target := load.Target{Addrs: []string{serveTest(t)}, Topic: "t", Partitions: 4, MaxRate: 10_000}
 			if err := load.CreateTopic(context.Background(), target); err != nil {
 				t.Fatal(err)
 			}
@@ -77,12 +77,26 @@ func TestEveryProducerLoad(t *testing.T) {
 			if o.Messages < 100 || o.Bytes != o.Messages*100 || o.Latency.TotalCount() == 0 {
 				t.Fatalf("%d messages, %d bytes, %d latencies; want at least 100 of 100 bytes each", o.Messages, o.Bytes, o.Latency.TotalCount())
 			}
+			acked, sum := m.Acknowledged(target.Partitions), int64(0)
+			for _, a := range acked {
+				if a.Next < a.Messages {
+					t.Errorf("%d messages have offsets below %d", a.Messages, a.Next)
+				}
+				sum += a.Messages
+			}
+			if sum != m.Total() {
+				t.Errorf("by partition %d messages were acknowledged, together %d", sum, m.Total())
+			}
+			// This broker keeps nothing of what it acknowledges.
+			if read, err := load.Verify(context.Background(), target, acked); !errors.Is(err, load.ErrLost) || read != 0 {
+				t.Errorf("read back: %d messages, %v; want %v", read, err, load.ErrLost)
+			}
 		})
 	}
 }
 
 func TestLoadReportsARefusal(t *testing.T) {
-	target := load.Target{Addr: serveTest(t), Topic: "t", Partitions: 4}
+	target := load.Target{Addrs: []string{serveTest(t)}, Topic: "t", Partitions: 4}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	// The topic does not exist.

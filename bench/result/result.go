@@ -21,6 +21,7 @@ type File struct {
 	Machine  Machine
 	Settings Settings
 	Servers  []Server
+	Base     string            `json:",omitempty"` // the server that ratios are of; empty: weir
 	Missing  map[string]string `json:",omitempty"` // server to why it was not measured
 	Limits   []Limit           `json:",omitempty"`
 	Runs     []Run
@@ -44,6 +45,7 @@ type Settings struct {
 	DurationSeconds float64
 	WarmupSeconds   float64
 	Rounds          int
+	Quick           bool `json:",omitempty"` // the short form
 }
 
 // Server is a measured kind of server.
@@ -79,6 +81,11 @@ type Run struct {
 	DeviceBytes            int64   // written to the whole device
 	DeviceWritesPerSecond  float64 // of the whole device
 	DeviceFlushesPerSecond float64
+	ContextSwitches        int64 `json:",omitempty"` // of the server's threads
+
+	Acknowledged int64 `json:",omitempty"` // messages, from the beginning of the load to its end
+	ReadBack     int64 `json:",omitempty"` // of the topic afterwards, every batch checked
+
 	DurableWritesPerSecond float64            // Weir: groups its log wrote
 	Metrics                map[string]float64 `json:",omitempty"` // growth of the server's own counters
 	Note                   string             `json:",omitempty"`

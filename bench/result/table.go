@@ -55,6 +55,11 @@ var columns = []column{
 	{"flushes/s", func(r *Run) float64 { return r.DeviceFlushesPerSecond }, 0, false},
 	{"written/produced", writtenPerProduced, 2, false},
 	{"peak RSS MB", func(r *Run) float64 { return float64(r.PeakRSSBytes) / 1e6 }, 0, false},
+	{"switches/msg", switchesPerMessage, 2, false},
+}
+
+func switchesPerMessage(r *Run) float64 {
+	return float64(r.ContextSwitches) / float64(max(r.Messages, 1))
 }
 
 func writtenPerProduced(r *Run) float64 {
@@ -164,6 +169,13 @@ func (f *File) Setup(w io.Writer) error {
 		{"rounds", fmt.Sprintf("%d, interleaved; %g s measured after %g s of warm-up, each from a clean directory",
 			f.Settings.Rounds, f.Settings.DurationSeconds, f.Settings.WarmupSeconds)},
 	}
+	if f.Settings.Quick {
+		rows = append(rows, []string{"size", "the short form: few workloads, short runs; it shows that it works and not how fast it is"})
+	}
+	if acked, read, runs := f.readBack(); runs > 0 {
+		rows = append(rows, []string{"read back", fmt.Sprintf("%s messages were acknowledged in %d runs; all of them, and what was under way at the end, are there: %s",
+			number(float64(acked), 0), runs, number(float64(read), 0))})
+	}
 	for _, s := range f.Servers {
 		rows = append(rows, []string{"server " + s.Name, strings.TrimSpace(s.Version + " " + s.Note)})
 	}
@@ -177,6 +189,16 @@ func (f *File) Setup(w io.Writer) error {
 	writeTable(&out, rows)
 	_, err := io.WriteString(w, out.String())
 	return err
+}
+
+// readBack sums up the runs after which everything was read again.
+func (f *File) readBack() (acked, read int64, runs int) {
+	for i := range f.Runs {
+		if r := &f.Runs[i]; r.ReadBack > 0 {
+			acked, read, runs = acked+r.Acknowledged, read+r.ReadBack, runs+1
+		}
+	}
+	return acked, read, runs
 }
 
 func firstLine(s string) string {

@@ -87,6 +87,27 @@ func TestTables(t *testing.T) {
 	}
 }
 
+func TestSetupSaysWhatWasReadBackAndHowShortItWas(t *testing.T) {
+	f := sample()
+	var out bytes.Buffer
+	if err := f.Setup(&out); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(out.String(), "read back") || strings.Contains(out.String(), "short form") {
+		t.Errorf("nothing was read back and nothing was short:\n%s", out.String())
+	}
+	f.Settings.Quick = true
+	f.Runs[0].Acknowledged, f.Runs[0].ReadBack = 1200, 1234
+	f.Runs[1].Acknowledged, f.Runs[1].ReadBack = 1, 2
+	out.Reset()
+	if err := f.Setup(&out); err != nil {
+		t.Fatal(err)
+	}
+	if text := out.String(); !strings.Contains(text, "1,201 messages were acknowledged in 2 runs") || !strings.Contains(text, "1,236") || !strings.Contains(text, "short form") {
+		t.Errorf("the setup says:\n%s", text)
+	}
+}
+
 func TestWriteNeverReplaces(t *testing.T) {
 	dir := t.TempDir()
 	first, err := sample().Write(dir)

@@ -22,6 +22,7 @@ type Sample struct {
 	At           time.Time
 	CPU          time.Duration // user and system, of the server's process alone
 	PeakRSS      int64         // bytes, VmHWM
+	Switches     int64         // context switches of all threads that the process has now
 	WriteBytes   int64         // of the process, as the block layer counts
 	DeviceWrites int64         // of the whole device the data lies on, requests
 	DeviceBytes  int64         // of the whole device
@@ -45,6 +46,7 @@ func (i *Instance) Sample() (Sample, error) {
 		return s, fmt.Errorf("sample %s: %w", i.Spec.Name, err)
 	}
 	s.PeakRSS = status["VmHWM"] << 10
+	s.Switches = switches(proc)
 	if io, err := colonFields(proc + "/io"); err == nil { // needs privileges in some containers
 		s.WriteBytes = io["write_bytes"]
 	}
@@ -55,6 +57,19 @@ func (i *Instance) Sample() (Sample, error) {
 		}
 	}
 	return s, nil
+}
+
+// switches sums up the threads' context switches. A thread that ends meanwhile takes its own along.
+func switches(proc string) (sum int64) {
+	tasks, _ := filepath.Glob(proc + "/task/*/status") // the pattern is well-formed
+	for _, task := range tasks {
+		status, err := colonFields(task)
+		if err != nil {
+			continue
+		}
+		sum += status["voluntary_ctxt_switches"] + status["nonvoluntary_ctxt_switches"]
+	}
+	return sum
 }
 
 // SelfCPU is the CPU time of this process: the load generator's.

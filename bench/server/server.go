@@ -30,8 +30,18 @@ type Spec struct {
 	Note   string // what a reader of the table must know: fsync policy, heap size
 	Stores bool   // false: what was produced cannot be consumed
 	HTTP   bool   // it serves /metrics and /debug/pprof
-	// command prepares the directory and returns the command line.
-	command func(dir, addr, http string) ([]string, error)
+	Nodes  int    // processes that are one cluster, of which every topic has as many replicas; 0 is 1
+	// command prepares a node's directory and returns the command line.
+	command func(n place) ([]string, error)
+}
+
+// place is where a node of a server is, and where its others are.
+type place struct {
+	id         int // from 1
+	dir        string
+	addr, http string
+	peer       string  // for the other nodes, "" where there are none
+	all        []place // of the cluster, this one included
 }
 
 // Instance is a running server.
@@ -41,54 +51,72 @@ type Instance struct {
 	HTTP string // "" where there is none
 	Dir  string
 
+	place  place
 	cmd    *exec.Cmd
 	exited chan struct{}
 	output *tailBuffer
 }
 
-// Start starts a server on a directory, which is created, and waits until it answers.
+// Start starts a server of one node on a directory, which is created, and waits until it answers.
 func Start(ctx context.Context, spec Spec, dir string) (*Instance, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("start %s: %w", spec.Name, err)
-	}
-	addr, err := FreeAddr()
+	places, err := placesOf(1, dir)
 	if err != nil {
 		return nil, err
 	}
-	i := &Instance{Spec: spec, Addr: addr, Dir: dir}
-	if spec.HTTP {
-		if i.HTTP, err = FreeAddr(); err != nil {
-			return nil, err
-		}
-	}
+	i := newInstance(spec, places[0])
 	if err := i.launch(ctx); err != nil {
 		return nil, err
 	}
 	return i, nil
 }
 
+func newInstance(spec Spec, p place) *Instance {
+	i := &Instance{Spec: spec, Addr: p.addr, Dir: p.dir, place: p}
+	if spec.HTTP {
+		i.HTTP = p.http
+	}
+	return i
+}
+
+// launch starts the process and waits until it answers.
 func (i *Instance) launch(ctx context.Context) error {
-	argv, err := i.Spec.command(i.Dir, i.Addr, i.HTTP)
-	if err != nil {
-		return fmt.Errorf("start %s: %w", i.Spec.Name, err)
+	if err := i.spawn(); err != nil {
+		return err
 	}
-	i.output = &tailBuffer{}
-	i.cmd = exec.Command(argv[0], argv[1:]...)
-	i.cmd.Stdout, i.cmd.Stderr = i.output, i.output
-	// A benchmark that dies must not leave its server behind.
-	i.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := i.cmd.Start(); err != nil {
-		return fmt.Errorf("start %s: %w", i.Spec.Name, err)
-	}
-	i.exited = make(chan struct{})
-	go func() {
-		_ = i.cmd.Wait()
-		close(i.exited)
-	}()
+	return i.answers(ctx)
+}
+
+// answers waits until the process answers, and kills it if it does not.
+func (i *Instance) answers(ctx context.Context) error {
 	if err := i.awaitReady(ctx); err != nil {
 		i.Kill()
 		return fmt.Errorf("start %s: %w; its output:\n%s", i.Spec.Name, err, i.output)
 	}
+	return nil
+}
+
+// spawn starts the process.
+func (i *Instance) spawn() error {
+	if err := os.MkdirAll(i.Dir, 0o755); err != nil {
+		return fmt.Errorf("start %s: %w", i.Spec.Name, err)
+	}
+	argv, err := i.Spec.command(i.place)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", i.Spec.Name, err)
+	}
+	output, exited := &tailBuffer{}, make(chan struct{})
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdout, cmd.Stderr = output, output
+	// A benchmark that dies must not leave its server behind.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", i.Spec.Name, err)
+	}
+	i.cmd, i.output, i.exited = cmd, output, exited
+	go func() {
+		_ = cmd.Wait()
+		close(exited)
+	}()
 	return nil
 }
 
@@ -143,17 +171,6 @@ func (i *Instance) Kill() {
 	<-i.exited
 }
 
-// RestartCold stops the server, drops its files from the page cache and starts it again on the same address. It reports
-// how the cache was dropped.
-func (i *Instance) RestartCold(ctx context.Context) (how string, err error) {
-	i.Stop()
-	how, err = dropCache(i.Dir)
-	if err != nil {
-		return "", err
-	}
-	return how, i.launch(ctx)
-}
-
 // dropCache empties the page cache: all of it where that is allowed, else what belongs to the directory.
 func dropCache(dir string) (how string, err error) {
 	syscall.Sync()
@@ -174,14 +191,17 @@ func dropCache(dir string) (how string, err error) {
 	return "fadvise", err
 }
 
-// FreeAddr returns a loopback address that nobody listens on.
-func FreeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
+// FreeAddrs returns n addresses of a loopback host that nobody listens on.
+func FreeAddrs(host string, n int) (addrs []string, err error) {
+	for range n {
+		l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+		if err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		defer l.Close() // all of them stay taken until the last is found
+		addrs = append(addrs, l.Addr().String())
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	return addrs, nil
 }
 
 // tailBuffer keeps the end of what is written to it.

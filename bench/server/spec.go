@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -14,8 +15,8 @@ import (
 func Weir(bin string) Spec {
 	return Spec{
 		Name: "weir", Note: "defaults: durable before every acknowledgement", Stores: true, HTTP: true,
-		command: func(dir, addr, http string) ([]string, error) {
-			return []string{bin, "serve", "--data-dir", dir, "--kafka-addr", addr, "--http-addr", http}, nil
+		command: func(n place) ([]string, error) {
+			return []string{bin, "serve", "--data-dir", n.dir, "--kafka-addr", n.addr, "--http-addr", n.http}, nil
 		},
 	}
 }
@@ -25,8 +26,8 @@ func WeirWith(bin string, keys map[string]string) Spec {
 	spec := Weir(bin)
 	spec.Note = "durable before every acknowledgement"
 	base := spec.command
-	spec.command = func(dir, addr, http string) ([]string, error) {
-		argv, err := base(dir, addr, http)
+	spec.command = func(n place) ([]string, error) {
+		argv, err := base(n)
 		if err != nil {
 			return nil, err
 		}
@@ -34,7 +35,7 @@ func WeirWith(bin string, keys map[string]string) Spec {
 		for _, key := range slices.Sorted(maps.Keys(keys)) {
 			fmt.Fprintf(&text, "%s: %q\n", key, keys[key])
 		}
-		file := dir + ".yaml"
+		file := n.dir + ".yaml"
 		if err := os.WriteFile(file, []byte(text.String()), 0o600); err != nil {
 			return nil, fmt.Errorf("write the configuration: %w", err)
 		}
@@ -43,23 +44,38 @@ func WeirWith(bin string, keys map[string]string) Spec {
 	return spec
 }
 
+// WeirCluster is Weir on n nodes.
+func WeirCluster(bin string, n int) Spec {
+	spec := Weir(bin)
+	spec.Nodes, spec.Note = n, "defaults: durable on every in-sync replica before every acknowledgement"
+	spec.command = func(n place) ([]string, error) {
+		var seeds []string
+		for _, other := range n.all {
+			seeds = append(seeds, fmt.Sprintf("%d@%s", other.id, other.peer))
+		}
+		return []string{bin, "serve", "--node-id", strconv.Itoa(n.id), "--data-dir", n.dir, "--kafka-addr", n.addr, "--http-addr", n.http,
+			"--peer-addr", n.peer, "--seed-nodes", strings.Join(seeds, ",")}, nil
+	}
+	return spec
+}
+
 // Null is bench/nullbroker: it acknowledges and stores nothing, so it is the limit of client, network and protocol.
 func Null(bin string) Spec {
 	return Spec{
 		Name: "null", Note: "acknowledges, stores nothing",
-		command: func(_, addr, _ string) ([]string, error) { return []string{bin, "-addr", addr}, nil },
+		command: func(n place) ([]string, error) { return []string{bin, "-addr", n.addr}, nil },
 	}
 }
 
 // KafkaHeap is the heap that Apache Kafka's own start script gives the broker.
 const KafkaHeap = "1g"
 
-// Kafka is Apache Kafka from the jars in lib, one KRaft node. With flush it is told to sync every message
+// Kafka is Apache Kafka from the jars in lib, a KRaft node. With flush it is told to sync every message
 // (flush.messages=1); without, its defaults hold, which never sync.
 func Kafka(lib string, flush bool) Spec {
 	spec := Spec{
 		Name: "kafka", Note: "defaults: no fsync; heap " + KafkaHeap, Stores: true,
-		command: func(dir, addr, _ string) ([]string, error) { return kafkaCommand(lib, dir, addr, flush) },
+		command: func(n place) ([]string, error) { return kafkaCommand(lib, n, flush) },
 	}
 	if flush {
 		spec.Name, spec.Note = "kafka-flush", "log.flush.interval.messages=1: fsync before acknowledging; heap "+KafkaHeap
@@ -67,9 +83,17 @@ func Kafka(lib string, flush bool) Spec {
 	return spec
 }
 
-func kafkaCommand(lib, dir, addr string, flush bool) ([]string, error) {
-	file := filepath.Join(dir, "server.properties")
-	data := filepath.Join(dir, "data")
+// KafkaCluster is Kafka on n nodes, each broker and controller.
+func KafkaCluster(lib string, flush bool, n int) Spec {
+	spec := Kafka(lib, flush)
+	spec.Nodes = n
+	spec.Note += " each"
+	return spec
+}
+
+// kafkaCommand is one node's: a broker and controller in one.
+func kafkaCommand(lib string, n place, flush bool) ([]string, error) {
+	file := filepath.Join(n.dir, "server.properties")
 	// The options that bin/kafka-run-class.sh sets.
 	java := []string{"java", "-Xms" + KafkaHeap, "-Xmx" + KafkaHeap, "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20",
 		"-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent", "-Djava.awt.headless=true",
@@ -78,20 +102,7 @@ func kafkaCommand(lib, dir, addr string, flush bool) ([]string, error) {
 	if _, err := os.Stat(file); err == nil {
 		return run, nil // a restart
 	}
-	controller, err := FreeAddr()
-	if err != nil {
-		return nil, err
-	}
-	lines := []string{
-		"process.roles=broker,controller", "node.id=1", "log.dirs=" + data,
-		"controller.quorum.voters=1@" + controller, "controller.listener.names=CONTROLLER",
-		"listeners=PLAINTEXT://" + addr + ",CONTROLLER://" + controller, "advertised.listeners=PLAINTEXT://" + addr,
-		"offsets.topic.replication.factor=1", "transaction.state.log.replication.factor=1", "transaction.state.log.min.isr=1",
-	}
-	if flush {
-		lines = append(lines, "log.flush.interval.messages=1")
-	}
-	if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(kafkaProperties(n, flush)), 0o600); err != nil {
 		return nil, fmt.Errorf("write the configuration: %w", err)
 	}
 	format := append(append([]string{}, java[1:]...), "kafka.tools.StorageTool", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c", file)
@@ -99,6 +110,28 @@ func kafkaCommand(lib, dir, addr string, flush bool) ([]string, error) {
 		return nil, fmt.Errorf("format the storage: %w\n%s", err, out)
 	}
 	return run, nil
+}
+
+// kafkaProperties are a node's: where it is, how often things are replicated, and nothing else.
+func kafkaProperties(n place, flush bool) string {
+	var voters []string
+	for _, other := range n.all {
+		voters = append(voters, fmt.Sprintf("%d@%s", other.id, other.peer))
+	}
+	lines := []string{
+		"process.roles=broker,controller", fmt.Sprintf("node.id=%d", n.id), "log.dirs=" + filepath.Join(n.dir, "data"),
+		"controller.quorum.voters=" + strings.Join(voters, ","), "controller.listener.names=CONTROLLER",
+		"listeners=PLAINTEXT://" + n.addr + ",CONTROLLER://" + n.peer, "advertised.listeners=PLAINTEXT://" + n.addr,
+	}
+	if len(n.all) == 1 {
+		lines = append(lines, "offsets.topic.replication.factor=1", "transaction.state.log.replication.factor=1", "transaction.state.log.min.isr=1")
+	} else {
+		lines = append(lines, fmt.Sprintf("default.replication.factor=%d", len(n.all)), fmt.Sprintf("min.insync.replicas=%d", MinInSync))
+	}
+	if flush {
+		lines = append(lines, "log.flush.interval.messages=1")
+	}
+	return strings.Join(lines, "\n") + "\n"
 }
 
 // KafkaJars fetches Apache Kafka and what it needs from Maven Central, once, as the pom in dir says, and returns the

@@ -61,17 +61,17 @@ func ProduceFrame(topic string, partition int32, batch []byte) []byte {
 
 var formatter = kmsg.NewRequestFormatter(kmsg.FormatterClientID("weir-bench"))
 
-// CheckProduced reads the error code out of the response to a ProduceFrame. It finds it by position: correlation id,
-// tags, one topic, its name, one partition, its index, the code.
-func CheckProduced(frame []byte, topic string) error {
+// CheckProduced reads the error code and the base offset out of the response to a ProduceFrame. It finds them by position: correlation id,
+// tags, one topic, its name, one partition, its index, the code, the offset.
+func CheckProduced(frame []byte, topic string) (base int64, err error) {
 	at := 4 + 1 + 1 + 1 + len(topic) + 1 + 4 // a name of up to 126 bytes has a length of one byte
-	if len(frame) < at+2 {
-		return fmt.Errorf("%w: produce response of %d bytes", ErrShort, len(frame))
+	if len(frame) < at+2+8 {
+		return 0, fmt.Errorf("%w: produce response of %d bytes", ErrShort, len(frame))
 	}
 	if code := int16(binary.BigEndian.Uint16(frame[at:])); code != 0 {
-		return fmt.Errorf("produce to %s: %w", topic, kerr.ErrorForCode(code))
+		return 0, fmt.Errorf("produce to %s: %w", topic, kerr.ErrorForCode(code))
 	}
-	return nil
+	return int64(binary.BigEndian.Uint64(frame[at+2:])), nil
 }
 
 // ReadFrame reads a frame without its length into buf, which it grows.
@@ -117,6 +117,18 @@ type Fetched struct {
 // ParseFetched decodes the response to a FetchFrame and moves the offsets behind what it brought. Record batches are
 // counted by their headers and not decoded.
 func ParseFetched(frame []byte, offsets map[int32]int64) (Fetched, error) {
+	return parseFetched(frame, offsets, func(b []byte, from int64) (messages, size, next int64, err error) {
+		messages, size, next = walk(b, from)
+		return messages, size, next, nil
+	})
+}
+
+// CheckFetched is ParseFetched with proof: every batch must have its checksum and begin where the one before it ended.
+func CheckFetched(frame []byte, offsets map[int32]int64) (Fetched, error) {
+	return parseFetched(frame, offsets, check)
+}
+
+func parseFetched(frame []byte, offsets map[int32]int64, take func(batches []byte, from int64) (messages, size, next int64, err error)) (Fetched, error) {
 	resp := kmsg.NewPtrFetchResponse()
 	resp.SetVersion(12)
 	if len(frame) < 5 {
@@ -134,7 +146,10 @@ func ParseFetched(frame []byte, offsets map[int32]int64) (Fetched, error) {
 			if p.ErrorCode != 0 {
 				return got, fmt.Errorf("fetch %s-%d at %d: %w", t.Topic, p.Partition, offsets[p.Partition], kerr.ErrorForCode(p.ErrorCode))
 			}
-			messages, size, next := walk(p.RecordBatches, offsets[p.Partition])
+			messages, size, next, err := take(p.RecordBatches, offsets[p.Partition])
+			if err != nil {
+				return got, fmt.Errorf("fetch %s-%d at %d: %w", t.Topic, p.Partition, offsets[p.Partition], err)
+			}
 			got.Messages, got.Bytes = got.Messages+messages, got.Bytes+size
 			offsets[p.Partition] = next
 		}
@@ -155,4 +170,30 @@ func walk(b []byte, next int64) (messages, size, after int64) {
 		b = b[n:]
 	}
 	return messages, size, next
+}
+
+// ErrWrong is a batch that is not what was written, or not where it should be.
+var ErrWrong = errors.New("what was read back is wrong")
+
+// check is walk with proof.
+func check(b []byte, next int64) (messages, size, after int64, err error) {
+	for len(b) >= 61 {
+		n := int(binary.BigEndian.Uint32(b[8:])) + 12
+		if n > len(b) {
+			break
+		}
+		if n < 61 {
+			return 0, 0, 0, fmt.Errorf("%w: a batch of %d bytes", ErrWrong, n)
+		}
+		base, last, count := int64(binary.BigEndian.Uint64(b)), int64(binary.BigEndian.Uint32(b[23:])), int64(binary.BigEndian.Uint32(b[57:]))
+		if base != next || count != last+1 {
+			return 0, 0, 0, fmt.Errorf("%w: a batch of %d records has offsets %d to %d, expected from %d", ErrWrong, count, base, base+last, next)
+		}
+		if got, want := crc32.Checksum(b[21:n], castagnoli), binary.BigEndian.Uint32(b[17:]); got != want {
+			return 0, 0, 0, fmt.Errorf("%w: the batch at %d has checksum %08x, its header says %08x", ErrWrong, base, got, want)
+		}
+		messages, size, next = messages+count, size+int64(n), next+last+1
+		b = b[n:]
+	}
+	return messages, size, next, nil
 }

@@ -53,14 +53,14 @@ func produceResponse(topic string, code int16) []byte {
 
 func TestCheckProducedFindsTheCode(t *testing.T) {
 	for _, topic := range []string{"t", "a-longer-topic"} {
-		if err := CheckProduced(produceResponse(topic, 0), topic); err != nil {
-			t.Errorf("%s: %v", topic, err)
+		if base, err := CheckProduced(produceResponse(topic, 0), topic); err != nil || base != 42 {
+			t.Errorf("%s: base offset %d, %v", topic, base, err)
 		}
-		if err := CheckProduced(produceResponse(topic, 56), topic); !errors.Is(err, kerr.KafkaStorageError) {
+		if _, err := CheckProduced(produceResponse(topic, 56), topic); !errors.Is(err, kerr.KafkaStorageError) {
 			t.Errorf("%s: %v, want KAFKA_STORAGE_ERROR", topic, err)
 		}
 	}
-	if err := CheckProduced([]byte{0, 0, 0, 1, 0}, "t"); !errors.Is(err, ErrShort) {
+	if _, err := CheckProduced([]byte{0, 0, 0, 1, 0}, "t"); !errors.Is(err, ErrShort) {
 		t.Errorf("a short response: %v", err)
 	}
 }
@@ -107,14 +107,65 @@ func TestParseFetchedMovesOffsets(t *testing.T) {
 	}
 }
 
+// fetchResponse encodes what a broker answers to a FetchFrame for partition 0 of a topic.
+func fetchResponse(batches []byte) []byte {
+	resp := kmsg.NewPtrFetchResponse()
+	resp.SetVersion(12)
+	rt := kmsg.NewFetchResponseTopic()
+	rt.Topic = "t"
+	rp := kmsg.NewFetchResponseTopicPartition()
+	rp.RecordBatches = batches
+	rt.Partitions = append(rt.Partitions, rp)
+	resp.Topics = append(resp.Topics, rt)
+	return resp.AppendTo([]byte{0, 0, 0, 1, 0})
+}
+
+func TestCheckFetchedProvesWhatItCounts(t *testing.T) {
+	batch := func(base int64, count int) []byte {
+		b := Batch(count, 10, rand.NewChaCha8([32]byte{}))
+		record.Batch(b).SetBaseOffset(base)
+		return b
+	}
+	good := append(batch(7, 3), batch(10, 2)...)
+	flipped := bytes.Clone(good)
+	flipped[len(flipped)-1] ^= 1
+	for _, tt := range []struct {
+		name    string
+		batches []byte
+		from    int64
+		want    int64 // messages; -1: wrong
+	}{
+		{"all there", good, 7, 5},
+		{"the last is cut", good[:len(good)-1], 7, 3},
+		{"nothing", nil, 7, 0},
+		{"a bit has flipped", flipped, 7, -1},
+		{"a hole before it", good, 6, -1},
+		{"a hole within", append(batch(7, 3), batch(11, 2)...), 7, -1},
+		{"again", append(batch(7, 3), batch(7, 3)...), 7, -1},
+		{"a size of nothing", append(bytes.Repeat([]byte{0}, 11), bytes.Repeat([]byte{1}, 60)...), 0, -1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			offsets := map[int32]int64{0: tt.from}
+			got, err := CheckFetched(fetchResponse(tt.batches), offsets)
+			if wrong := errors.Is(err, ErrWrong); wrong != (tt.want < 0) || !wrong && (err != nil || got.Messages != tt.want || offsets[0] != tt.from+tt.want) {
+				t.Fatalf("%+v, %v, next %d; want %d messages", got, err, offsets[0], tt.want)
+			}
+		})
+	}
+}
+
 func FuzzResponses(f *testing.F) {
 	f.Add(produceResponse("t", 0), []byte{0, 0, 0, 1, 0})
 	f.Add([]byte{}, bytes.Repeat([]byte{0xff}, 100))
 	f.Fuzz(func(t *testing.T, produced, fetched []byte) {
-		_ = CheckProduced(produced, "topic")
+		_, _ = CheckProduced(produced, "topic")
 		offsets := map[int32]int64{0: 0}
 		if got, err := ParseFetched(fetched, offsets); err == nil && got.Bytes > int64(len(fetched)) {
 			t.Fatalf("%d bytes of batches in a response of %d", got.Bytes, len(fetched))
+		}
+		offsets = map[int32]int64{0: 0}
+		if got, err := CheckFetched(fetched, offsets); err == nil && got.Bytes > int64(len(fetched)) {
+			t.Fatalf("%d bytes of checked batches in a response of %d", got.Bytes, len(fetched))
 		}
 		_, _ = ReadFrame(bytes.NewReader(fetched), nil)
 	})
