@@ -327,7 +327,7 @@ func (l *Log) pointLocked() Checkpoint {
 		l.mu.cutDone = l.mu.cutLSN
 	}
 	c := Checkpoint{RecoveryPoint: l.flushedLocked(), LogStart: l.mu.start, Active: l.activePointLocked(), Cut: int64(l.mu.cutDone)}
-	if w := l.mu.cut; w != nil && w.reset {
+	if w := l.mu.cut; w != nil && w.reset || l.mu.resetting {
 		// Any of the files may be gone, or still be there: nothing is said of them.
 		c = Checkpoint{LogStart: c.LogStart, Cut: c.Cut, Resetting: 1}
 	}

@@ -21,6 +21,7 @@ func (c *Cut) Apply(lsn uint64) {
 	// What is in the flusher's hands is of a log that is no more: it finds cuts changed.
 	var a cutApply
 	if c.reset {
+		l.mu.resetting = false // what is left to do says so
 		a.resetLocked(c)
 	} else {
 		a.truncateLocked(c)

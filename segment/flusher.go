@@ -293,7 +293,7 @@ func (f *flusher) finish(d *dirtyLog, n int64, err error) {
 	}
 	f.mu.Unlock()
 	l.mu.Unlock()
-	if err != nil && !again {
+	if err != nil && !again && (!removed || !errors.Is(err, ErrClosed)) { // a removed log gets no directory any more
 		f.failed(l, err)
 	}
 	if removed {

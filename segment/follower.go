@@ -104,3 +104,10 @@ func (l *Log) LastEpoch() (epoch int32, err error) {
 		}
 	}
 }
+
+// BeginsBehind says that the log, which was just opened and is new, has nothing to do with what the WAL has up to lsn, which a reset ends there.
+func (l *Log) BeginsBehind(lsn uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.cutLSN = max(l.mu.cutLSN, lsn)
+}

@@ -80,6 +80,7 @@ type Log struct {
 		resetLSN  uint64        // record of the last reset, until cutDone is durable beyond it: the log start stays. 0: none
 		indexing  int           // index files being written
 		indexed   chan struct{} // closed when none is any more; nil: nobody waits
+		resetting bool          // it was being reset when the node ended, and the replay has not come to that yet: the files are of before
 		gap       error         // a replay has met a batch that does not fit, which a truncation has yet to explain
 
 		clean       cleanState

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path"
 	"strings"
 
@@ -93,13 +94,25 @@ func (s *Store) openFiles(l *Log, exists bool, recoveryPoint, logStart int64) er
 	}
 	start := max(logStart, segs[0].base)
 	if s.knownPoint(l.dir).Resetting != 0 {
+		l.mu.resetting = true
 		start = logStart // and the WAL has the record of it, whatever is left of the files
 	} else if err := l.checkFirst(segs[0], logStart); err != nil {
 		return err
 	}
 	last := segs[len(segs)-1]
+	if gaps := l.mu.clean.gaps; last.base < gaps && gaps < math.MaxInt64 {
+		last.gapsEnd = gaps // what came behind was truncated, and nothing has come in its place yet
+	}
 	if err := s.recoverActive(last, max(recoveryPoint, last.base)); err != nil {
 		return err
+	}
+	if last.gapsEnd > 0 && last.size > 0 {
+		// Nothing is appended to a compacted segment.
+		last.sealed, last.gapsEnd = true, last.next
+		segs = append(segs, newSegment(l, last.next))
+		defer s.background(func() { s.sealed(l, last) })
+	} else {
+		last.gapsEnd = 0
 	}
 	return l.begin(segs, start)
 }
@@ -305,15 +318,21 @@ func (s *Store) RemoveDir(dir string) error {
 	}
 	exists := s.mu.dirs[dir]
 	delete(s.mu.dirs, dir)
+	var e *goingDir
 	if exists {
-		s.goLocked(dir, nil)
+		e = s.goLocked(dir, nil)
 	}
 	s.mu.Unlock()
 	s.points.mu.Lock()
+	_, named := s.points.mu.known[dir]
 	delete(s.points.mu.known, dir)
 	s.points.mu.Unlock()
-	if exists {
-		s.removals.add(path.Join(s.opt.Dir, dir))
+	switch {
+	case !exists:
+	case named:
+		s.goAfterCheckpoint(path.Join(s.opt.Dir, dir), e)
+	default:
+		s.goNow(path.Join(s.opt.Dir, dir), e)
 	}
 	return nil
 }

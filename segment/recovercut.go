@@ -92,6 +92,7 @@ func (l *Log) clearGap(offset int64) bool {
 func (l *Log) Replayed() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.mu.resetting = false
 	return l.mu.gap
 }
 

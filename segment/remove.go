@@ -51,17 +51,33 @@ func (s *Store) finishRemove(l *Log) {
 	if made {
 		delete(s.mu.dirs, l.dir)
 	}
-	if e := s.mu.going[l.dir]; e != nil && e.log == l {
-		if e.release(); !made {
-			delete(s.mu.going, l.dir)
-		}
+	e := s.mu.going[l.dir]
+	if e != nil && e.log != l {
+		e = nil
+	}
+	if e != nil && !made {
+		e.release()
+		delete(s.mu.going, l.dir)
 	}
 	s.mu.Unlock()
-	if !made {
-		return
+	if made {
+		s.goAfterCheckpoint(l.path, e)
 	}
-	s.checkpointThen(func() {}) // forgets it
-	s.removals.add(l.path)
+}
+
+// goAfterCheckpoint deletes a directory when a checkpoint says nothing of it any more: a start that finds it gone, and is given the replica back, must not
+// take that for damage. Where there is no room for a checkpoint the directory goes all the same, to make some.
+func (s *Store) goAfterCheckpoint(dir string, e *goingDir) {
+	s.checkpointDone(func(error) { s.goNow(dir, e) })
+}
+
+func (s *Store) goNow(dir string, e *goingDir) {
+	if e != nil {
+		s.mu.Lock()
+		e.release()
+		s.mu.Unlock()
+	}
+	s.removals.add(dir)
 }
 
 // removeDirs deletes a batch of log directories.
@@ -136,14 +152,13 @@ type goingDir struct {
 
 // goLocked notes that the directory of l, nil for one that is not open, is going to be deleted. While one of that name is going already l has
 // none of its own.
-func (s *Store) goLocked(dir string, l *Log) {
+func (s *Store) goLocked(dir string, l *Log) (e *goingDir) {
 	if s.mu.going[dir] != nil {
-		return
+		return nil
 	}
-	e := &goingDir{log: l, holds: 1, ready: make(chan struct{})}
-	if s.mu.going[dir] = e; l == nil {
-		e.release()
-	}
+	e = &goingDir{log: l, holds: 1, ready: make(chan struct{})}
+	s.mu.going[dir] = e
+	return e
 }
 
 // release gives up a hold. The store's lock guards it.
@@ -224,23 +239,38 @@ func (s *Store) ownName(l *Log) error {
 	if gone != "" {
 		s.removals.add(gone)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.mu.removed { // meanwhile: a directory that is made now nobody would delete
+		return ErrClosed
+	}
+	return nil
 }
 
 // RemoveHeld is Remove for a log whose name may be used again at once. Its directory stays as it is until removed is called with the LSN of the
 // entry that makes the WAL forget it: the log that is opened next in its place has nothing to do with what the WAL has up to there. With
 // 0 the entry failed, and the directory stays until the next start.
 func (s *Store) RemoveHeld(l *Log) (removed func(lsn uint64)) {
+	first := s.markRemoved(l)
 	s.mu.Lock()
-	s.goLocked(l.dir, l)
-	e := s.mu.going[l.dir]
-	e.holds++
+	// While the directory of a log before it is on its way l has none of its own, and will not get one: there is nothing to hold.
+	e := s.goLocked(l.dir, l)
+	if e != nil {
+		e.holds++
+	}
 	s.mu.Unlock()
-	s.Remove(l)
+	if first {
+		s.remove(l)
+	}
 	return func(lsn uint64) {
 		s.mu.Lock()
-		e.stays = lsn == 0
-		e.release()
+		if e != nil {
+			e.stays = lsn == 0
+			e.release()
+		}
 		next := s.mu.logs[l.dir]
 		if next == nil && lsn > 0 {
 			s.mu.left[l.dir] = lsn

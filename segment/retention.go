@@ -270,13 +270,21 @@ func (l *Log) RetentionRoom() (bytes int64, ok bool) {
 // Remove closes l and deletes its directory in the background. Ranges that are out stay valid. Memory that the WAL may still read is
 // kept until its Commit.
 func (s *Store) Remove(l *Log) {
-	l.mu.Lock()
-	if l.mu.removed {
-		l.mu.Unlock()
-		return
+	if s.markRemoved(l) {
+		s.remove(l)
 	}
+}
+
+// markRemoved reports whether l was not removed before. From here on no directory is made for it.
+func (s *Store) markRemoved(l *Log) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	first := !l.mu.removed
 	l.mu.closed, l.mu.removed = true, true
-	l.mu.Unlock()
+	return first
+}
+
+func (s *Store) remove(l *Log) {
 	s.mu.Lock()
 	if s.mu.logs[l.dir] == l {
 		delete(s.mu.logs, l.dir)
