@@ -117,6 +117,9 @@ func (row *followerRow) note() {
 	at := part.at
 	part.s.mu.Unlock()
 	row.diverging, row.err = part.partition.FollowerFetched(at)
+	part.s.mu.Lock()
+	part.diverging = row.diverging // also for a look that comes later, because this answer is full
+	part.s.mu.Unlock()
 }
 
 // missing is why there is no such partition here.
@@ -200,6 +203,7 @@ func (f *followerFetch) read(row *followerRow, share *segment.Share, left int, o
 	part, p, s := row.part, row.part.partition, f.s
 	s.mu.Lock()
 	at, told, start, sent, gone, limit := part.at, part.told, part.start, part.sent, part.gone, part.maxBytes
+	row.diverging = part.diverging
 	s.mu.Unlock()
 	if gone {
 		return false, false
@@ -214,6 +218,9 @@ func (f *followerFetch) read(row *followerRow, share *segment.Share, left int, o
 	}
 	if row.err != nil {
 		row.hw, row.start = -1, -1
+		if errors.Is(row.err, replica.ErrOffsetOutOfRange) { // where the log begins is where the follower has to
+			row.hw, row.start = p.HighWatermark(), p.LogStart()
+		}
 		return true, true
 	}
 	row.hw, row.start = p.HighWatermark(), p.LogStart()

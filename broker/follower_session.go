@@ -62,9 +62,11 @@ type followedPart struct {
 	start    int64 // log start, -1: none
 	listed   bool  // in news
 	sent     bool  // records from at.Offset on are on their way
-	stuck    bool  // answered with an error or a divergence: it is the follower's turn, unless the leader changes
-	epoch    int32 // leader epoch at the last look
-	gone     bool  // not in the session any more
+	// diverging: the follower's log goes another way, so that no records are to be sent to where it is. Until it names another position.
+	diverging *replica.EpochEnd
+	stuck     bool  // answered with an error or a divergence: it is the follower's turn, unless the leader changes
+	epoch     int32 // leader epoch at the last look
+	gone      bool  // not in the session any more
 }
 
 func (b *Broker) newFollowerSession(node int32) *followerSession {
@@ -105,7 +107,7 @@ func (s *followerSession) nameOne(req *netproto.FetchRequest, topic [16]byte, in
 		Replica: req.ReplicaID, BrokerEpoch: req.ReplicaEpoch, CurrentEpoch: in.CurrentLeaderEpoch, Offset: in.FetchOffset,
 		LastEpoch: in.LastFetchedEpoch, LogStart: in.LogStartOffset, HighWatermark: in.HighWatermark,
 	}
-	part.maxBytes, part.sent, part.stuck = in.MaxBytes, false, false
+	part.maxBytes, part.sent, part.stuck, part.diverging = in.MaxBytes, false, false, nil
 	s.listLocked(part)
 	return part
 }

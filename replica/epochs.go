@@ -176,11 +176,11 @@ func (p *Partition) writeEpochs() error {
 	return err
 }
 
-// truncateEpochs is called before the log is cut at offset, or, with reset, emptied: it takes out of the file, durably, and out of memory what will
-// not be so any more.
-func (p *Partition) truncateEpochs(ctx context.Context, offset int64, reset bool) error {
+// truncateEpochs is called before the log is cut at offset, or, with reset, emptied: it takes out of the file, durably, what will not be so any more,
+// and returns what memory has to know when the log is cut. Until then it knows more: the cut may fail, and the leader must be told of the log as it is.
+func (p *Partition) truncateEpochs(ctx context.Context, offset int64, reset bool) (e machine.Epochs, err error) {
 	if err := p.loadEpochs(); err != nil {
-		return err
+		return e, err
 	}
 	p.mu.Lock()
 	for p.mu.saving != nil { // a write under way is of before; no other begins, because the log is being cut
@@ -189,22 +189,19 @@ func (p *Partition) truncateEpochs(ctx context.Context, offset int64, reset bool
 		select {
 		case <-saving:
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %s: leader epochs: %w", ErrStorage, p.name, context.Cause(ctx))
+			return e, fmt.Errorf("%w: %s: leader epochs: %w", ErrStorage, p.name, context.Cause(ctx))
 		}
 		p.mu.Lock()
 	}
-	e := p.mu.epochs.Below(min(offset, p.durable.Load()))
+	e = p.mu.epochs.Below(min(offset, p.durable.Load()))
 	if reset {
 		e = machine.Epochs{}
 	}
 	p.mu.Unlock()
 	if err := p.log.WriteSide(epochsFile, e.Encode()); err != nil {
-		return fmt.Errorf("%w: %s: leader epochs: %w", ErrStorage, p.name, err)
+		return e, fmt.Errorf("%w: %s: leader epochs: %w", ErrStorage, p.name, err)
 	}
-	p.mu.Lock()
-	p.mu.epochs = e
-	p.mu.Unlock()
-	return nil
+	return e, nil
 }
 
 // epochWorkers is how many partitions' epochs are written at once.

@@ -266,7 +266,7 @@ func (f *fetcher) rest(d time.Duration) {
 func (f *fetcher) settle() {
 	stalled := f.m.UntilStalled()
 	for _, t := range f.written {
-		for t.fl.p.durable.Load() < t.end && !t.fl.p.Closed() && f.m.Down() == nil {
+		for t.fl.p.durable.Load() < t.end && t.fl.current() && !t.fl.p.Closed() && f.m.Down() == nil {
 			select {
 			case <-f.woken:
 				continue

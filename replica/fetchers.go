@@ -79,6 +79,12 @@ type followed struct {
 	failing  time.Time     // since when it fails, if pause is not 0
 }
 
+// current reports whether the partition is still followed as it was when it was asked for. If not, another leader's fetcher may have cut the log.
+func (fl *followed) current() bool {
+	r := fl.p.role.Load()
+	return r.follows && r.epoch == fl.epoch
+}
+
 func (fl *followed) key() PartKey { return PartKey{fl.p.id, fl.p.index} }
 
 // set follows, or stops following, as the role says. The partition's lock is held.

@@ -278,7 +278,9 @@ func (p *Partition) altered(c *machine.ISRChange, result ISRResult) (again bool)
 	p.settle(&done)
 	if again {
 		p.m.isr.mu.Lock()
-		p.m.isr.queueLocked(p, c)
+		if p.m.isr.mu.change[p] == nil { // else a newer one was proposed since
+			p.m.isr.queueLocked(p, c)
+		}
 		p.m.isr.mu.Unlock()
 	}
 	return again

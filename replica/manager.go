@@ -90,6 +90,8 @@ type Manager struct {
 	touched  []*Partition  // the WAL committer's: partitions of the group at hand
 	serving  atomic.Bool   // recovery is over: wal and space are set
 	replayed atomic.Uint64 // end of what recovery replayed
+	// strangers are the partitions that the WAL had at the start and this node had not, with the LSN of the record that ends them there. Constant then.
+	strangers map[PartKey]uint64
 
 	mu struct {
 		lockmeter.RWMutex
@@ -192,11 +194,14 @@ func (m *Manager) open(reg prometheus.Registerer) (err error) {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
 	m.serving.Store(true)
+	if err := m.forgetStrangers(); err != nil {
+		return err
+	}
 	for _, p := range m.all() {
 		p.begin(true)
 	}
+	m.removeOrphans() // before the metadata brings one of them back: it must not find the files of its former life
 	m.unsub = m.meta.Subscribe(m.apply)
-	m.removeOrphans()
 	for _, p := range m.all() {
 		m.cleaner.changed(p)
 	}

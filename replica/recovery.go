@@ -127,6 +127,7 @@ func (m *Manager) replay(lsn wal.LSN, kind wal.Kind, b, body []byte) (bool, erro
 	}
 	p := m.Partition(h.id, h.partition)
 	if p == nil {
+		m.stranger(h, lsn)
 		return false, nil
 	}
 	switch h.op {
@@ -171,6 +172,7 @@ func (p *Partition) open(checkpoints map[string]segment.Checkpoint) (err error) 
 	if err != nil {
 		return fmt.Errorf("%s: %w", p.name, err)
 	}
+	p.log.BeginsBehind(p.m.strangers[PartKey{p.id, p.index}])
 	p.log.OnRoll(p.rolled)
 	p.log.SetEpoch(p.LeaderEpoch())
 	p.durable.Store(p.log.End())

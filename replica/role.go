@@ -157,6 +157,7 @@ func (p *Partition) leadLocked(r *role, began bool, c *change) {
 	default:
 		o := p.mu.lead.Updated(r.partitionEpoch, r.isr, r.replicas, now)
 		c.rose, c.propose = p.raiseLocked(o.HW), o.Propose
+		p.m.isr.watch() // somebody may have come into the ISR whom nobody looks after yet
 	}
 	p.takeAckedLocked(c.last, &c.ready)
 	p.notEnoughLocked(c)

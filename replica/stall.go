@@ -224,8 +224,8 @@ func (m *Manager) diskStalled(worst Area) {
 		m.fail(err)
 		return
 	}
-	m.log.Error("the disk is stalled; produce is refused until it answers", "area", worst.Name, "in_flight", worst.Oldest.Round(time.Millisecond))
 	m.refuse(err)
+	m.log.Error("the disk is stalled; produce is refused until it answers", "area", worst.Name, "in_flight", worst.Oldest.Round(time.Millisecond))
 }
 
 // refuse makes everybody who waits for the disk fail with err, and all who come.

@@ -95,9 +95,16 @@ func (m *Manager) settingsOf(t *raftmeta.Topic) (*settings, error) {
 }
 
 // apply follows the metadata. It runs on the metadata's apply goroutine and touches memory only.
-func (m *Manager) apply(_ *raftmeta.Image, d *raftmeta.Delta) {
+func (m *Manager) apply(img *raftmeta.Image, d *raftmeta.Delta) {
 	m.fetchers.hold()
 	defer m.fetchers.release()
+	if d.From == 0 { // the first call, which tells only what there is: recover may have opened what was deleted meanwhile
+		for _, t := range m.topicStates() {
+			if img.TopicByID(t.id) == nil {
+				m.removeTopic(&raftmeta.Topic{Name: t.name, ID: t.id})
+			}
+		}
+	}
 	for _, t := range d.Deleted {
 		m.removeTopic(t)
 	}
@@ -113,6 +120,15 @@ func (m *Manager) apply(_ *raftmeta.Image, d *raftmeta.Delta) {
 	for _, t := range d.Changed {
 		m.changeTopic(t)
 	}
+}
+
+func (m *Manager) topicStates() (all []*topicState) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for _, t := range m.mu.byID {
+		all = append(all, t)
+	}
+	return all
 }
 
 func (m *Manager) byID(id [16]byte) *topicState {

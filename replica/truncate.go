@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"weir/replica/machine"
 	"weir/segment"
 	"weir/wal"
 )
@@ -18,11 +19,12 @@ const truncationWaits = 4
 
 // truncation is a cut on its way through the WAL. It outlives its caller's patience.
 type truncation struct {
-	p     *Partition
-	cut   *segment.Cut
-	entry wal.Entry
-	done  chan struct{} // closed when it took effect, or failed
-	err   error         // valid then
+	p      *Partition
+	cut    *segment.Cut
+	epochs machine.Epochs // then
+	entry  wal.Entry
+	done   chan struct{} // closed when it took effect, or failed
+	err    error         // valid then
 }
 
 // truncateTo takes everything at or beyond offset out of the partition, and the batch that contains it, or, with reset, empties it and lets it
@@ -106,7 +108,7 @@ func (t *truncation) prepare(ctx context.Context, offset int64, reset bool) (err
 	if err != nil || t.cut == nil {
 		return err
 	}
-	if err = p.truncateEpochs(ctx, t.cut.End(), t.cut.Reset()); err == nil {
+	if t.epochs, err = p.truncateEpochs(ctx, t.cut.End(), t.cut.Reset()); err == nil {
 		err = p.dropSnapshots(t.cut)
 	}
 	if err != nil {
@@ -169,6 +171,7 @@ func (t *truncation) committed(err error) {
 		p.highWatermark.Store(end)
 	}
 	t.cut.Apply(uint64(t.entry.LSN))
+	p.mu.epochs = t.epochs
 	p.mu.cuts++
 	switch {
 	case t.cut.Reset():

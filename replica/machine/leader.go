@@ -176,8 +176,8 @@ func (l *Leader) outcome() Outcome {
 // Fetched notes a follower's progress. A replica that the leader does not know is ignored.
 func (l *Leader) Fetched(f Fetched, now time.Time) Outcome {
 	at := l.follower(f.Replica)
-	if at == nil {
-		return Outcome{HW: l.hw}
+	if at == nil || f.BrokerEpoch < at.brokerEpoch {
+		return Outcome{HW: l.hw} // not known, or of a life that is over: what that had says nothing
 	}
 	switch {
 	case f.Offset >= f.LogEnd:
