@@ -31,6 +31,10 @@ func newFSM(pub *publisher, clk clock.Clock, m *Metrics, fatal func(error)) *fsm
 	return &fsm{pub: pub, clk: clk, metrics: m, fatal: fatal, applied: func() {}, image: pub.image.Load()}
 }
 
+// restart makes the state machine empty for a raft that begins anew: with its snapshot, or with the first entry if it has none. What was published
+// stays so until it is that far again, see show. No raft runs.
+func (f *fsm) restart() { f.image, f.behind, f.broken = emptyImage(), true, nil }
+
 // ApplyBatch applies committed entries in order and publishes one image for all of them. A command's failure is its result; an
 // entry that cannot be decoded stops the state machine for good, because the other nodes may well have applied it.
 func (f *fsm) ApplyBatch(logs []*raft.Log) []any {

@@ -7,7 +7,8 @@ import (
 )
 
 // gate bounds and counts what is under way in raft, and shuts. Raft forgets those who wait for it when it is shut
-// down, so that happens only after the gate is shut and has become idle; the time that takes is bounded by the store's.
+// down, so that happens only when nothing is under way: for good after the gate is shut and has become idle, to be opened
+// anew after it was drained. The time that takes is bounded by the store's and by ProposeTimeout.
 type gate struct {
 	max      int
 	bytesMax int
@@ -16,6 +17,7 @@ type gate struct {
 	mu struct {
 		lockmeter.Mutex
 		inside   int
+		emptied  chan struct{} // closed when nothing is under way, see drained; nil: nobody waits
 		bytes    int
 		shut     error
 		poisoned error
@@ -51,9 +53,26 @@ func (g *gate) leave(bytes int) {
 	defer g.mu.Unlock()
 	g.mu.inside--
 	g.mu.bytes -= bytes
+	if g.mu.inside == 0 && g.mu.emptied != nil {
+		close(g.mu.emptied)
+		g.mu.emptied = nil
+	}
 	if g.mu.inside == 0 && g.mu.shut != nil {
 		close(g.idle)
 	}
+}
+
+// drained is closed as soon as nothing is under way for a moment. Only one goroutine asks.
+func (g *gate) drained() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := make(chan struct{})
+	if g.mu.inside == 0 {
+		close(c)
+	} else {
+		g.mu.emptied = c
+	}
+	return c
 }
 
 // shutFor makes enter fail with err from now on; the first reason stays.

@@ -60,12 +60,15 @@ func (m *Meta) RemoveMember(ctx context.Context, id int32) error {
 		if servers[i].Suffrage == raft.Voter && m.voters() == 1 {
 			return fmt.Errorf("%w: node %d is the last voter", ErrInvalidCommand, id)
 		}
-		return m.raft().RemoveServer(serverID(id), 0, timeout).Error()
+		err := m.raft().RemoveServer(serverID(id), 0, timeout).Error()
+		if err == nil {
+			m.trans.forget(id) // here, as the caller may have given up
+		}
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("take node %d out of the quorum: %w", id, err)
 	}
-	m.trans.forget(id)
 	return nil
 }
 

@@ -89,6 +89,7 @@ func (t *transport) tears() uint64 {
 // newRaft opens raft over what is on disk.
 func (m *Meta) newRaft() (*raft.Raft, error) {
 	m.fsm.apply, m.fsm.snaps = thread{on: m.o.Threads.Apply}, &thread{on: m.o.Threads.Snapshots} // no raft runs
+	m.fsm.restart()
 	log := &raftLog{store: m.store, main: thread{on: m.o.Threads.Main}}
 	r, err := raft.NewRaft(m.o.raftConfig(), m.fsm, log, m.store, m.snaps, m.trans)
 	if err != nil {
@@ -101,6 +102,14 @@ func (m *Meta) newRaft() (*raft.Raft, error) {
 // reopen replaces raft, which must be muted, by one that knows what the files say. It runs on the lead goroutine.
 func (m *Meta) reopen() bool {
 	torn := m.trans.tears()
+	m.trans.lapse() // who is held for a term that is over would keep raft from shutting down
+	select {
+	case <-m.gate.drained(): // raft forgets those whose committed change still waits to be applied
+	case <-m.failed:
+		return false
+	case <-m.closing:
+		return false
+	}
 	if err := m.raft().Shutdown().Error(); err != nil {
 		m.o.Logger.Error("raft did not shut down", "error", err)
 	}
@@ -136,6 +145,9 @@ func (m *Meta) dropReplaced(snap *raft.SnapshotMeta) error {
 		if l.Term == snap.Term {
 			return nil
 		}
+	}
+	if err := m.snaps.sync(); err != nil {
+		return err
 	}
 	m.o.Logger.Warn("metadata log is dropped: a snapshot has replaced it", "first", first, "last", last, "snapshot", snap.Index, "term", snap.Term)
 	return m.store.DeleteRange(first, last)

@@ -89,6 +89,17 @@ func (s *snapshots) advance(meta *raft.SnapshotMeta) {
 	}
 }
 
+// sync makes the names of the snapshots durable: one that was read may have been renamed by a write whose last step failed, or never came.
+func (s *snapshots) sync() error {
+	if s == nil {
+		return nil
+	}
+	if err := s.disk.fs.SyncDir(s.dir); err != nil {
+		return fmt.Errorf("sync %s: %w", s.dir, err)
+	}
+	return nil
+}
+
 // ids returns what is there, newest first.
 func (s *snapshots) ids() ([]string, error) {
 	entries, err := s.disk.fs.List(s.dir)

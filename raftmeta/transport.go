@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -266,7 +267,7 @@ func (t *transport) answered(node int32, addr string) {
 // as leader, and when the node is taken out.
 func (t *transport) hold(node int32, addr string, term uint64, cause error) bool {
 	t.mu.Lock()
-	if !t.leads(term) || t.mu.closed || t.mu.silent != nil {
+	if !t.leads(term) || t.mu.closed || t.mu.silent != nil || !t.member(node) {
 		t.mu.Unlock()
 		return false
 	}
@@ -293,6 +294,11 @@ func (t *transport) hold(node int32, addr string, term uint64, cause error) bool
 func (t *transport) leads(term uint64) bool {
 	r := t.raft.Load()
 	return r != nil && r.State() == raft.Leader && r.CurrentTerm() == term
+}
+
+// member says whether a node is part of the quorum. It leaves that before forget wakes who is held for it.
+func (t *transport) member(node int32) bool {
+	return slices.ContainsFunc(configuration(t.raft.Load()).Servers, func(s raft.Server) bool { return nodeID(s.ID) == node })
 }
 
 // lapse ends what was held back for a term as leader that may be over.
