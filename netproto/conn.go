@@ -83,6 +83,9 @@ func newConn(s *Server, nc net.Conn, id uint64) *Conn {
 	c.host = host
 	c.mu.MeterBy(s.opts.Locks, lockmeter.Connection)
 	c.frames = newFrameReader(deadlineReader{c}, s.opts.MaxFrameBytes)
+	if _, nodes := s.opts.Handler.(*peerHandler); nodes {
+		c.frames.max, c.frames.limit = min(c.frames.max, helloFrameBytesMax), "before Hello"
+	}
 	c.frames.take = c.takeRoom
 	c.lastRead = s.clk.Now()
 	c.lastActivity.Store(clock.Ticks(c.lastRead))
@@ -96,6 +99,10 @@ func (c *Conn) serve() {
 		c.close(err)
 	} else {
 		c.closeInTurn(err)
+		if !c.srv.isStopped() { // nobody sees the client go any more, and what it asked for may wait for days
+			t := c.srv.clk.AfterFunc(c.srv.opts.WriteTimeout, func() { c.close(err) })
+			defer t.Stop()
+		}
 		<-c.gone // earlier responses go out first; they end by their deadlines, or at the latest with the server
 	}
 	c.frames.close()

@@ -21,6 +21,8 @@ const (
 	strangerBytes = 64 << 10
 	// provenBytesMax bounds what a connection is trusted with because it delivered as much before.
 	provenBytesMax = 16 << 20
+	// frameLimit is what bounds a request's frame.
+	frameLimit = "socket.request.max.bytes"
 )
 
 // frameReader splits a byte stream into frames. Small frames are views of a shared read buffer, each with a reference of
@@ -41,7 +43,7 @@ type frameReader struct {
 }
 
 func newFrameReader(src io.Reader, max int) *frameReader {
-	return &frameReader{src: src, min: headerBytesMin, max: max, limit: "socket.request.max.bytes", next: readBytesMin, proven: strangerBytes}
+	return &frameReader{src: src, min: headerBytesMin, max: max, limit: frameLimit, next: readBytesMin, proven: strangerBytes}
 }
 
 // size waits for the size field of the next frame and checks it. io.EOF means that the stream ended between frames.

@@ -81,6 +81,7 @@ func (h *peerHandler) hello(r *Request) {
 		closing = fmt.Errorf("%w: %v: %s", ErrPeerRefused, answer.code, answer.message)
 	} else {
 		r.Conn.peer.Store(&peerIdentity{said.node, said.class})
+		r.Conn.frames.max, r.Conn.frames.limit = r.Conn.srv.opts.MaxFrameBytes, frameLimit // Handle is the reader's
 		h.o.Logger.Debug("node connected", "node", said.node, "class", said.class.String(), "remote", r.Conn.RemoteAddr())
 		if h.o.OnHello != nil {
 			h.o.OnHello(said.node)

@@ -20,7 +20,7 @@ const (
 	clusterIDBytesMax = 255
 	// helloMessageBytesMax bounds the text of a refusal.
 	helloMessageBytesMax = 1024
-	// helloFrameBytesMax is the largest response to Hello.
+	// helloFrameBytesMax bounds both frames of Hello.
 	helloFrameBytesMax = 2 << 10
 )
 

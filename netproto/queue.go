@@ -83,6 +83,9 @@ func (c *Conn) answer(r *Request, p *Payload, closing error) {
 	if closing != nil {
 		c.mu.draining = true // what the peer sends after it is not looked at
 	}
+	if c.srv.opts.AnyOrder && closing == nil {
+		c.advanceLocked(r)
+	}
 	wake := c.mu.head == r && c.mu.handling != r && !c.mu.writing
 	if wake {
 		c.ensureWriterLocked()
@@ -90,6 +93,30 @@ func (c *Conn) answer(r *Request, p *Payload, closing error) {
 	c.mu.Unlock()
 	if wake {
 		signal(c.wake)
+	}
+}
+
+// advanceLocked lets an answered request go before those that wait, behind those that were answered before it.
+func (c *Conn) advanceLocked(r *Request) {
+	var ahead *Request
+	first := c.mu.head // of those that wait
+	for first != r && first.state == stateAnswered {
+		ahead, first = first, first.next
+	}
+	if first == r {
+		return
+	}
+	prev := first
+	for prev.next != r {
+		prev = prev.next
+	}
+	if prev.next = r.next; prev.next == nil {
+		c.mu.tail = prev
+	}
+	if r.next = first; ahead == nil {
+		c.mu.head = r
+	} else {
+		ahead.next = r
 	}
 }
 

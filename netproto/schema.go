@@ -10,6 +10,9 @@ import (
 // bounds what a request can make the broker allocate beyond its own size.
 const elementsMax = 1 << 20
 
+// tagsMax bounds the tags of one request in total: kmsg makes a map for each struct that has some. Clients send a handful.
+const tagsMax = 4096
+
 // schema describes the bytes of a request body, version by version, as far as it takes to walk over them. kmsg allocates arrays
 // by the count it reads, and counts a stranger's tags up to 2^32 even when the bytes have ended; what was
 // walked over first is known to be whole, exactly as long as the body, and within bounds.
@@ -171,7 +174,7 @@ func leadingInt(text string) (int16, string) {
 
 // check walks over a body and reports the first thing that is wrong with it.
 func (s *schema) check(version int16, flexible bool, body []byte) error {
-	w := walker{decoder: decoder{buf: body}, version: version, flexible: flexible, elementsLeft: elementsMax}
+	w := walker{decoder: decoder{buf: body}, version: version, flexible: flexible, elementsLeft: elementsMax, tagsLeft: tagsMax}
 	w.structure(s.fields)
 	return w.finish()
 }
@@ -181,6 +184,7 @@ type walker struct {
 	version      int16
 	flexible     bool
 	elementsLeft int
+	tagsLeft     int
 }
 
 func (w *walker) structure(fields []field) {
@@ -190,7 +194,13 @@ func (w *walker) structure(fields []field) {
 		}
 	}
 	if w.flexible && w.err == nil {
-		w.skipTags("tags")
+		n := w.tags("tags")
+		if w.tagsLeft -= n; w.tagsLeft < 0 {
+			w.fail("tags", "more than %d in one request", tagsMax)
+		}
+		for ; n > 0 && w.err == nil; n-- {
+			w.tag("tags")
+		}
 	}
 }
 

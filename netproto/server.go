@@ -21,6 +21,7 @@ type Options struct {
 	MaxInFlightBytes int64         // bytes of requests in flight per connection; default 64 MiB. One request may be larger.
 	MaxRequestBytes  int64         // bytes of requests in flight on all connections (queued.max.request.bytes); 0 or -1: no bound
 	MaxConnections   int           // 0: no bound
+	AnyOrder         bool          // answers go out as they are ready: whoever connects matches them by correlation id
 	IdleTimeout      time.Duration // connections.max.idle.ms; default 10 min; < 0: about a century
 	ReadTimeout      time.Duration // a begun frame must go on within it; default 30 s
 	WriteTimeout     time.Duration // a peer must take 1 MiB of response within it; default 30 s
@@ -233,10 +234,16 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	select {
 	case <-empty:
-		s.wg.Wait()
-		return nil
 	case <-ctx.Done():
 		s.closeAll((*Conn).close, ErrServerClosed)
+		return fmt.Errorf("shutdown of %d connections: %w", len(conns), ctx.Err())
+	}
+	ended := make(chan struct{})
+	go func() { s.wg.Wait(); close(ended) }()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done(): // a connection has gone whose reader is still in Handle
 		return fmt.Errorf("shutdown of %d connections: %w", len(conns), ctx.Err())
 	}
 }

@@ -1,6 +1,7 @@
 package otlp
 
 import (
+	"strings"
 	"time"
 
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
@@ -78,7 +79,7 @@ func attributes(attrs []Attr) []*commonpb.KeyValue {
 		v := &commonpb.AnyValue{}
 		switch x := a.Value.(type) {
 		case string:
-			v.Value = &commonpb.AnyValue_StringValue{StringValue: x}
+			v.Value = &commonpb.AnyValue_StringValue{StringValue: strings.ToValidUTF8(x, "\uFFFD")} // a client id can be anything
 		case int64:
 			v.Value = &commonpb.AnyValue_IntValue{IntValue: x}
 		case float64:
