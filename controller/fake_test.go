@@ -119,13 +119,21 @@ type rig struct {
 
 // inBubble runs a test on a fake clock, with a controller in office.
 func inBubble(t *testing.T, test func(r *rig)) {
+	c := &countingClock{}
+	inBubbleWith(t, c, func(r *rig) {
+		r.clock = c
+		test(r)
+	})
+}
+
+func inBubbleWith(t *testing.T, clk clock.Clock, test func(r *rig)) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg, err := config.LoadBroker(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := &rig{t: t, meta: newFakeMeta(), clock: &countingClock{}}
-		r.c = New(Options{Meta: r.meta, NodeID: 1, Config: cfg, Clock: r.clock})
+		r := &rig{t: t, meta: newFakeMeta()}
+		r.c = New(Options{Meta: r.meta, NodeID: 1, Config: cfg, Clock: clk})
 		defer func() { r.c.Close() }()
 		r.c.Office(1, true)
 		test(r)

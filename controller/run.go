@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"weir/controller/machine"
+	"weir/internal/config"
 	"weir/raftmeta"
 )
 
@@ -43,9 +44,15 @@ func (c *Controller) run() {
 func (c *Controller) collect() {
 	all := c.mail.take()
 	now := c.o.Clock.Now()
+	due := all.due
+	if due.IsZero() && !c.armed.IsZero() && now.After(c.armed) {
+		due = c.armed // the timer's goroutine has not run yet: this may be the first thing that does after a standstill
+	}
 	if !all.due.IsZero() {
 		c.armed = time.Time{}
-		c.m.Woke(all.due, now)
+	}
+	if !due.IsZero() {
+		c.m.Woke(due, now)
 	}
 	if all.latest != nil {
 		c.m.Observe(all.latest, nil, now)
@@ -200,8 +207,13 @@ func (c *Controller) reply(a machine.Answer) {
 // arm sets the timer for what is due next. One that fires too early does no harm, so a session that goes on moves nothing.
 func (c *Controller) arm() {
 	at, ok := c.m.Deadline()
-	if !ok || c.flight {
-		if c.timer != nil && !ok && !c.armed.IsZero() {
+	if ok && c.flight { // nothing is decided before it lands; the timer only tells whether this process runs
+		if tick := c.o.Clock.Now().Add(config.Millis(c.o.Config.BrokerSessionTimeoutMs) / 4); at.Before(tick) {
+			at = tick
+		}
+	}
+	if !ok {
+		if c.timer != nil && !c.armed.IsZero() {
 			c.timer.Stop()
 			c.armed = time.Time{}
 		}

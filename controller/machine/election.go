@@ -75,7 +75,10 @@ func (v *view) elect(t *raftmeta.Topic, index int32, unclean bool) (changed bool
 		v.change(t, index, p, ElectPreferred)
 		return true, nil
 	}
-	i := slices.IndexFunc(p.Replicas, v.usable)
+	i := slices.IndexFunc(p.Replicas, func(id int32) bool { return v.usable(id) && slices.Contains(p.ISR, id) }) // its election is on its way
+	if i < 0 {
+		i = slices.IndexFunc(p.Replicas, v.usable)
+	}
 	if i < 0 {
 		return false, fmt.Errorf("%w: %s-%d: none of replicas %v is there", ErrNoEligibleLeader, t.Name, index, p.Replicas)
 	}

@@ -268,6 +268,8 @@ func (m *Machine) Complete(p *Plan, results []raftmeta.Result, err error, now ti
 // note remembers whether a plan did all that it should. If not, everything is looked at again, but not in a hot loop.
 func (m *Machine) note(missed bool, now time.Time) {
 	if !missed {
+		// What an earlier plan was told nothing of may have been committed before this one, which did not reckon with it.
+		m.unsettled = m.unsettled || m.failures > 0
 		m.failures, m.retryAt = 0, time.Time{}
 		return
 	}

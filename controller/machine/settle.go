@@ -9,7 +9,8 @@ import (
 // settled is what a partition has to be, given the state of the brokers. It is the one place with the rules of elections:
 //
 //   - The last member never leaves the ISR. A broker that is fenced, shuts down or is unknown leaves it if one that can be in sync
-//     stays; failing that, fenced ones leave if one stays that is merely shutting down.
+//     stays; failing that, fenced ones leave if the leader stays, which is merely shutting down. Without a leader nobody leaves: nothing is added
+//     that one of them would not have, and whoever of them comes back can lead.
 //   - A reassignment is complete when all replicas that it leads to are in sync and one of them can lead.
 //   - A leader that can lead stays. One that is shutting down stays as long as nobody in sync can take over. Else the first replica of
 //     the assignment that is in sync and can lead does; else, if the topic allows it, the first that can lead at all, alone in
@@ -17,7 +18,7 @@ import (
 //
 // settled(settled(p)) is settled(p). Lists of p are not modified, and kept where they stay as they are.
 func (v *view) settled(t *raftmeta.Topic, p raftmeta.Partition) raftmeta.Partition {
-	p.ISR = v.stillInSync(p.ISR)
+	p.ISR = v.stillInSync(p.ISR, p.Leader)
 	if len(p.Adding) > 0 || len(p.Removing) > 0 {
 		v.completeReassignment(&p)
 	}
@@ -42,7 +43,7 @@ func (v *view) settled(t *raftmeta.Topic, p raftmeta.Partition) raftmeta.Partiti
 	return p
 }
 
-func (v *view) stillInSync(isr []int32) []int32 {
+func (v *view) stillInSync(isr []int32, leader int32) []int32 {
 	usable, alive := 0, 0
 	for _, id := range isr {
 		if b := v.brokers[id]; b != nil && !b.Fenced {
@@ -57,8 +58,8 @@ func (v *view) stillInSync(isr []int32) []int32 {
 		return isr
 	case usable > 0:
 		return only(isr, v.usable)
-	case alive == len(isr):
-		return isr
+	case alive == len(isr), !slices.Contains(isr, leader) || !v.alive(leader):
+		return isr // without a leader nothing is added: who was in sync stays it
 	}
 	return only(isr, v.alive)
 }
