@@ -29,11 +29,12 @@ func (b *Broker) askController(ctx context.Context, req kmsg.Request) (kmsg.Resp
 	case controller == b.cfg.NodeID:
 		return b.serveBroker(ctx, req)
 	}
-	class := netproto.ClassControl
-	if _, beat := req.(*kmsg.BrokerHeartbeatRequest); beat {
-		class = netproto.ClassHeartbeat
+	if _, beat := req.(*kmsg.BrokerHeartbeatRequest); beat { // it has little time, and there are many
+		return b.peers.CallKmsg(ctx, controller, netproto.ClassHeartbeat, req)
 	}
-	return b.peers.CallKmsg(ctx, controller, class, req)
+	ctx, cancel := b.whileController(ctx, controller)
+	defer cancel()
+	return b.peers.CallKmsg(ctx, controller, netproto.ClassControl, req)
 }
 
 // serveBroker serves a request of a broker to the controller. It may wait.

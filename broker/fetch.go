@@ -45,6 +45,14 @@ type fetch struct {
 // fetchLeaderVersion is the first fetch version whose answers tell who leads, with the address (KIP-951).
 const fetchLeaderVersion = 16
 
+// fetchWaitMax bounds how long a fetch waits, whatever it asks for: a connection whose client has gone without a word is found by its answer.
+const fetchWaitMax = 10 * time.Minute
+
+// fetchWait is how long a fetch with this max_wait_ms waits.
+func fetchWait(maxWaitMs int32) time.Duration {
+	return min(time.Duration(max(maxWaitMs, 0))*time.Millisecond, fetchWaitMax)
+}
+
 // starvedMax is how many partitions may lack memory before the rest are not looked at.
 const starvedMax = 8
 
@@ -74,7 +82,7 @@ func (c *call) fetch() {
 	f := &fetch{
 		b: c.b, r: c.r, state: c.r.Conn.State.(*connState),
 		minSize: int64(req.MinBytes), maxSize: min(int(max(req.MaxBytes, 0)), c.b.cfg.FetchMaxBytes),
-		wait: time.Duration(max(req.MaxWaitMs, 0)) * time.Millisecond, stable: req.IsolationLevel == 1,
+		wait: fetchWait(req.MaxWaitMs), stable: req.IsolationLevel == 1,
 		replica: req.ReplicaID, byID: req.Version >= 13,
 	}
 	if c.b.cfg.ReplicaSelectorClass != "" {

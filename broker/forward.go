@@ -91,7 +91,9 @@ func (b *Broker) forward(ctx context.Context, controller int32, a *api, req kmsg
 	if deadline, ok := ctx.Deadline(); ok {
 		f.wait = max(deadline.Sub(b.clk.Now()), 0)
 	}
-	answer, err := b.peers.Call(ctx, controller, netproto.ClassAdmin, netproto.KeyForward, forwardVersion, f.append(nil))
+	asked, cancel := b.whileController(ctx, controller)
+	answer, err := b.peers.Call(asked, controller, netproto.ClassAdmin, netproto.KeyForward, forwardVersion, f.append(nil))
+	cancel()
 	if err != nil {
 		return nil, fmt.Errorf("forward %s to controller %d: %w", a.name, controller, err)
 	}
@@ -107,6 +109,30 @@ func (b *Broker) forward(ctx context.Context, controller int32, a *api, req kmsg
 		b.faults.Warn("a change is not applied here yet", a.name, "api", a.name, "controller", controller, "version", version, "error", err)
 	}
 	return resp, nil
+}
+
+// movedGrace is how long a node that is not the controller any more has to say what became of a request.
+const movedGrace = time.Second
+
+// whileController is a context that ends, too, when another node has been the controller for a while: one that stands still answers nothing.
+func (b *Broker) whileController(ctx context.Context, controller int32) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		for {
+			next := b.controllers.after(b.controllers.count())
+			if now := b.controllerNow(); now >= 0 && now != controller {
+				break
+			}
+			select {
+			case <-next:
+			case <-ctx.Done():
+				return
+			}
+		}
+		defer b.clk.AfterFunc(movedGrace, cancel).Stop()
+		<-ctx.Done()
+	}()
+	return ctx, cancel
 }
 
 // forwardedAnswer decodes the controller's answer to req.

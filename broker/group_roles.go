@@ -22,9 +22,15 @@ type groupRoles struct {
 	mu struct {
 		lockmeter.Mutex
 		open    bool
-		early   []groupRole           // that came before the coordinator was there
-		retries map[int32]clock.Timer // of loads that failed, by partition
+		early   []groupRole          // that came before the coordinator was there
+		retries map[int32]groupRetry // of loads that failed, by partition
 	}
+}
+
+// groupRetry is a load that is to be tried again.
+type groupRetry struct {
+	epoch int32
+	timer clock.Timer
 }
 
 // groupRole is this node's role in a partition of __consumer_offsets.
@@ -61,7 +67,7 @@ func (g *groupRoles) changed(r groupRole) {
 func (g *groupRoles) start(b *Broker) {
 	g.b = b
 	g.ctx, g.close = context.WithCancel(context.Background())
-	g.mu.retries = map[int32]clock.Timer{} // before the first load, which may fail at once
+	g.mu.retries = map[int32]groupRetry{} // before the first load, which may fail at once
 	for {
 		g.mu.Lock()
 		early := g.mu.early
@@ -126,10 +132,14 @@ func (g *groupRoles) retry(r groupRole, pause time.Duration) {
 	if g.ctx.Err() != nil {
 		return
 	}
-	if old := g.mu.retries[r.partition]; old != nil {
-		old.Stop() // of an older epoch
+	if old, ok := g.mu.retries[r.partition]; ok {
+		if old.epoch > r.epoch {
+			return // this load ended late: the present epoch's has failed meanwhile
+		}
+		old.timer.Stop()
 	}
-	g.mu.retries[r.partition] = g.b.clk.AfterFunc(pause, func() { g.load(r, min(2*pause, groupRetryMax)) })
+	timer := g.b.clk.AfterFunc(pause, func() { g.load(r, min(2*pause, groupRetryMax)) })
+	g.mu.retries[r.partition] = groupRetry{r.epoch, timer}
 }
 
 // stop ends loads and their retries; it does not wait for loads under way.
@@ -138,7 +148,7 @@ func (g *groupRoles) stop() {
 	defer g.mu.Unlock()
 	g.close()
 	for _, t := range g.mu.retries {
-		t.Stop()
+		t.timer.Stop()
 	}
 	clear(g.mu.retries)
 }

@@ -52,8 +52,10 @@ type life struct {
 	deserted chan struct{} // closed when a leaving node finds nobody to leave to
 	giveUp   sync.Once
 	trouble  trouble
-	seek     seeker    // run's, and before it join's
-	lost     time.Time // since when no controller is known; zero: one is
+	seek     seeker // of whoever asks
+	asking   atomic.Bool
+	asks     sync.WaitGroup // at most one
+	lost     time.Time      // since when no controller is known; zero: one is
 	metrics  *nodeMetrics
 }
 
@@ -125,7 +127,7 @@ func (l *life) run() {
 			return
 		}
 		err := l.beat()
-		l.askAgain(l.stopped)
+		l.askAgain()
 		if l.stopped.Err() != nil {
 			return
 		}
@@ -158,6 +160,7 @@ func (l *life) close() {
 	l.stop()
 	l.runOnce.Do(func() { close(l.ended) }) // never began
 	<-l.ended
+	l.asks.Wait()
 }
 
 // beat does what is due: a registration if there is none, then a heartbeat.
@@ -201,7 +204,7 @@ func (l *life) join(ctx context.Context) error {
 		case now.Sub(taken) > takenAfter*l.session:
 			return fmt.Errorf("%w: %w", errTaken, err)
 		}
-		l.askAgain(ctx)
+		l.askAgain()
 		if !l.b.controllers.wait(ctx, l.b.clk, seen, backOff) {
 			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
@@ -210,7 +213,7 @@ func (l *life) join(ctx context.Context) error {
 }
 
 // askAgain asks the seeds to let this node follow the metadata, if it has known no controller for a session timeout: it may have been taken out.
-func (l *life) askAgain(ctx context.Context) {
+func (l *life) askAgain() {
 	now := l.b.clk.Now()
 	switch {
 	case l.b.controllerNow() >= 0:
@@ -219,9 +222,16 @@ func (l *life) askAgain(ctx context.Context) {
 		l.lost = now
 	case now.Sub(l.lost) > l.session:
 		l.lost = now
-		if err := l.seek.ask(ctx); err != nil {
-			l.b.log.Warn("this node is not let into the cluster", "error", err)
+		if !l.asking.CompareAndSwap(false, true) {
+			return
 		}
+		// Beside the heartbeats: a seed that does not answer takes seconds, and there may be a controller before, for which this node has to live.
+		l.asks.Go(func() {
+			defer l.asking.Store(false)
+			if err := l.seek.ask(l.stopped); err != nil {
+				l.b.log.Warn("this node is not let into the cluster", "error", err)
+			}
+		})
 	}
 }
 

@@ -60,7 +60,7 @@ func (b *Broker) openPeers(ctx context.Context, o Options) (_ *peerListener, err
 	})
 	p.server, err = netproto.NewServer(netproto.Options{
 		Handler: handler, MaxFrameBytes: peerFrameBytesMax(c), MaxInFlight: c.PeerInflightRequestsMax, MaxInFlightBytes: c.PeerInflightBytesMax,
-		MaxConnections: peerConnectionsMax, WriteTimeout: config.Millis(c.ConnectionWriteTimeoutMs), Logger: o.Logger,
+		MaxConnections: peerConnectionsMax, AnyOrder: true, WriteTimeout: config.Millis(c.ConnectionWriteTimeoutMs), Logger: o.Logger,
 		Metrics: netproto.NewPeerServerMetrics(o.Registry), Locks: b.locks, OnDone: b.watch.done,
 	})
 	if err != nil {

@@ -68,6 +68,9 @@ func (s offsetsStorage) Load(partition, epoch int32, fn func(*record.Record) err
 	}
 	end := p.End() // nobody else appends
 	err = p.ReadAll(func(b record.Batch) error {
+		if err := errors.Join(s.roles.ctx.Err(), leads(p, epoch)); err != nil {
+			return groupError(err) // nobody waits for it any more
+		}
 		if b.IsControl() {
 			return nil
 		}

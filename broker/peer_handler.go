@@ -17,8 +17,8 @@ import (
 // peerHandler serves the peer listener: what other nodes ask of this one. Only nodes of this cluster get here (netproto.NewPeerHandler).
 //
 // The metadata's raft is answered from the start; data requests only once the partitions are open. What may wait for the cluster runs on a goroutine
-// of its own, so that the requests behind it on the connection are taken up; the connection sends the answers in order, and
-// bounds how many there are.
+// of its own, so that the requests behind it on the connection are taken up; the connection sends the answers as they come
+// (netproto.Options.AnyOrder), and bounds how many there are.
 type peerHandler struct {
 	b       *Broker
 	ctx     context.Context // ends when the node does

@@ -192,6 +192,9 @@ func (f *forward) merge(body []byte) error {
 			at = k + 1
 			row := f.row(k)
 			*row = *from
+			if row.ErrorCode == kerr.UnknownTopicID.Code && !f.p.byID() {
+				row.ErrorCode = kerr.UnknownTopicOrPartition.Code // the client has named the topic, and may not know the other
+			}
 			row.CurrentLeader = nil // this node's image says it, to versions that have it
 			merged++
 		}

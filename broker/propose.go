@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -87,8 +88,14 @@ func message(err error) *string {
 		return nil
 	}
 	text := err.Error()
+	if len(text) > messageMax {
+		text = strings.ToValidUTF8(text[:messageMax], "") + " ..."
+	}
 	return &text
 }
+
+// messageMax bounds an error's text, which may quote what the client sent: older versions of the protocol have 16 bits for its length.
+const messageMax = 1 << 10
 
 // stalled adds to the error of a change of the metadata that the disk is why, if it is. ctx came from untilStalled.
 func (b *Broker) stalled(ctx context.Context, err error) error {

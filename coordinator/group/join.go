@@ -1,5 +1,10 @@
 package group
 
+import (
+	"math"
+	"strings"
+)
+
 // joinGroup is the JoinGroup input. The reply comes at once or when the join phase ends.
 func (g *group) joinGroup(fx *effects, r *JoinRequest, reply func(JoinResult)) {
 	fail := func(code Code, memberID string) {
@@ -56,7 +61,7 @@ func (g *group) accepts(r *JoinRequest) bool {
 // joinNew handles a member without an id.
 func (g *group) joinNew(fx *effects, r *JoinRequest, reply func(JoinResult)) {
 	if r.InstanceID != nil {
-		id := *r.InstanceID + "-" + g.conf.newID()
+		id := g.newMemberID(*r.InstanceID)
 		if old := g.static[*r.InstanceID]; old != nil {
 			g.replaceStatic(fx, r, old, id, reply)
 			return
@@ -64,13 +69,23 @@ func (g *group) joinNew(fx *effects, r *JoinRequest, reply func(JoinResult)) {
 		g.addMember(fx, r, id, reply)
 		return
 	}
-	id := r.ClientID + "-" + g.conf.newID()
+	id := g.newMemberID(r.ClientID)
 	if !r.RequireKnownMember {
 		g.addMember(fx, r, id, reply)
 		return
 	}
 	g.addPending(fx, id, r.SessionTimeout)
 	fx.reply(func() { reply(JoinResult{Code: MemberIDRequired, Generation: -1, MemberID: id}) })
+}
+
+// newMemberID makes an id that begins with what the client is known by, as far as there is room: strings in Kafka's records and messages have an int16
+// for their length, and a record with a longer one could not be read back.
+func (g *group) newMemberID(prefix string) string {
+	id := "-" + g.conf.newID()
+	if room := math.MaxInt16 - len(id); len(prefix) > room {
+		prefix = strings.ToValidUTF8(prefix[:room], "")
+	}
+	return prefix + id
 }
 
 // addMember adds a member and starts, or joins, a rebalance.

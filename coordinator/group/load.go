@@ -42,7 +42,12 @@ func (c *Coordinator) Claim(partition, epoch int32) (*Claim, error) {
 		case s.mu.state != notOwned && s.mu.epoch == epoch:
 			err = ErrOwned
 		default:
+			gone := s.mu.gone // while the load before failed
+			again := s.mu.failed && s.mu.epoch == epoch
 			s.letGoLocked(fx, NotCoordinator)
+			if again {
+				s.mu.gone = gone
+			}
 			s.mu.state, s.mu.epoch, s.mu.least = loading, epoch, epoch
 			claim.id = s.mu.load
 		}
@@ -67,7 +72,7 @@ func (l *Claim) Load() error {
 			ld.discard(fx)
 			err = errors.Join(ErrOvertaken, err)
 		case err != nil || c.closed.Load():
-			s.mu.state, s.mu.gone = notOwned, nil
+			s.mu.state, s.mu.failed = notOwned, true
 			ld.discard(fx)
 		default:
 			s.mu.state = active

@@ -234,7 +234,7 @@ func (c *Coordinator) List() ([]Listed, Code) {
 func (c *Coordinator) TopicDeleted(name string, id [16]byte) {
 	for _, s := range c.shards {
 		s.transition(func(fx *effects) {
-			if s.mu.state == loading {
+			if s.mu.state == loading || s.mu.failed {
 				s.mu.gone = append(s.mu.gone, goneTopic{name, id})
 			}
 			s.topicDeletedLocked(fx, name, id)

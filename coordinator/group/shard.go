@@ -27,6 +27,7 @@ type shard struct {
 		groups map[string]*group
 		fx     effects
 		gone   []goneTopic // topics that were deleted while loading
+		failed bool        // the load of this epoch did, and is tried again
 		epoch  int32       // the leader epoch in which the groups were, or are being, loaded
 		least  int32       // a claim of an older leader epoch than this comes too late
 		load   uint64      // counts claims and unloads: a load that took long must not install what is out of date
@@ -239,7 +240,7 @@ func (s *shard) letGoLocked(fx *effects, code Code) {
 	for _, g := range s.mu.groups {
 		g.die(fx, code)
 	}
-	s.mu.groups, s.mu.gone = nil, nil
+	s.mu.groups, s.mu.gone, s.mu.failed = nil, nil, false
 	s.mu.state = notOwned
 	s.mu.load++
 }
