@@ -67,6 +67,7 @@ type serving struct {
 	exit    func(code int) // os.Exit; for the second signal and a disk that holds threads
 
 	log     *slog.Logger
+	lines   *logWriter // of log
 	fs      vfs.FS
 	started time.Time
 	node    atomic.Pointer[node] // nil until it serves
@@ -83,7 +84,10 @@ func notifySignals() (signals <-chan os.Signal, stop func()) {
 // run serves until a signal or a failure.
 func (s *serving) run(ctx context.Context) (err error) {
 	s.started = time.Now()
-	s.log = newLogger(s.io.err, s.cfg)
+	s.lines = newLogWriter(s.io.err)
+	defer s.lines.Close(lastWordsMax)
+	s.log = newLogger(s.lines, s.cfg)
+	s.lines.onDrop = func(n int64) { s.log.Warn("lines of the log were dropped: nobody took them", "lines", n) }
 	s.fs = vfs.Bounded(vfs.OS{}, config.Millis(s.cfg.LogDirStallMs), stuckMax)
 	s.log.Info("starting", "version", versionText(), "node", s.cfg.NodeID, "configured", s.cfg.Set())
 	cores, err := tuning.PlanCores(s.cfg.RaftCPUs)
@@ -156,6 +160,7 @@ func (s *serving) watchSignals(cancel context.CancelFunc, ended <-chan struct{})
 		select {
 		case second := <-s.signals:
 			s.log.Warn("stopped at once: second signal", "signal", second.String())
+			s.lines.Flush(lastWordsMax)
 			s.exit(exitError)
 		case <-ended:
 		}
@@ -236,6 +241,7 @@ func (s *serving) endNow(err error) {
 	said := make(chan struct{})
 	go func() {
 		defer close(said)
+		s.lines.Flush(lastWordsMax)
 		fmt.Fprintln(s.io.err, "weir:", err)
 	}()
 	limit := time.NewTimer(lastWordsMax)
