@@ -322,14 +322,7 @@ func TestPeerLateAnswer(t *testing.T) {
 	before := iobuf.InUse()
 	bubble(t, PeersOptions{MaxInFlight: 1}, func(f *fakePeer, n int) {
 		f.greet()
-		for {
-			frame, err := f.read()
-			if err != nil {
-				return
-			}
-			time.Sleep(time.Second)
-			_ = f.respond(correlationID(frame), frame[headerBytesMin:])
-		}
+		f.answerAfterASecond(true)
 	}, func(t *testing.T, p *Peers) {
 		begin := time.Now()
 		_, err := p.testCall(100*time.Millisecond, []byte("given up"))

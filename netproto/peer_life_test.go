@@ -505,14 +505,7 @@ func TestPeerBounds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, o, func(f *fakePeer, _ int) {
 				f.greet()
-				for {
-					frame, err := f.read()
-					if err != nil {
-						return
-					}
-					time.Sleep(time.Second)
-					_ = f.respond(correlationID(frame), frame[headerBytesMin:])
-				}
+				f.answerAfterASecond(true)
 			}, func(t *testing.T, p *Peers) {
 				begin := time.Now()
 				body := make([]byte, 1000)
@@ -565,14 +558,7 @@ func TestPeerBounds(t *testing.T) {
 func TestPeerSmallDoesNotOvertake(t *testing.T) {
 	bubble(t, PeersOptions{MaxInFlightBytes: 3000}, func(f *fakePeer, _ int) {
 		f.greet()
-		for {
-			frame, err := f.read()
-			if err != nil {
-				return
-			}
-			time.Sleep(time.Second)
-			_ = f.respond(correlationID(frame), nil)
-		}
+		f.answerAfterASecond(false)
 	}, func(t *testing.T, p *Peers) {
 		outcomes := make(chan error, 2)
 		for range 2 { // the second one waits
@@ -597,14 +583,7 @@ func TestPeerSmallDoesNotOvertake(t *testing.T) {
 func TestPeerRoomAtTheLastMoment(t *testing.T) {
 	bubble(t, PeersOptions{MaxInFlight: 1}, func(f *fakePeer, _ int) {
 		f.greet()
-		for {
-			frame, err := f.read()
-			if err != nil {
-				return
-			}
-			time.Sleep(time.Second)
-			_ = f.respond(correlationID(frame), nil)
-		}
+		f.answerAfterASecond(false)
 	}, func(t *testing.T, p *Peers) {
 		for range 300 {
 			outcomes := make(chan error, 2)

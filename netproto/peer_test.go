@@ -558,3 +558,19 @@ func (l *lockedBuffer) String() string {
 }
 
 func (l *lockedBuffer) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+// answerAfterASecond answers requests one after the other, each a second after it was read, with its body or with nothing, until the connection ends.
+func (f *fakePeer) answerAfterASecond(echo bool) {
+	for {
+		frame, err := f.read()
+		if err != nil {
+			return
+		}
+		time.Sleep(time.Second)
+		var body []byte
+		if echo {
+			body = frame[headerBytesMin:]
+		}
+		_ = f.respond(correlationID(frame), body)
+	}
+}

@@ -7,22 +7,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 )
-
-// appendTo appends to one node's replica, and waits for its disk only.
-func (c *cluster) appendTo(node int32, value string) {
-	c.t.Helper()
-	b := valueBatch(c.t, value)
-	if err := c.up(node).Reserve(len(b), time.Second); err != nil {
-		c.t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	c.up(node).ByName("t", 0).Append(&Append{Batch: b, Done: func(a *Append) { done <- a.Err }})
-	if err := <-done; err != nil {
-		c.t.Fatal(err)
-	}
-}
 
 // TestFailedTruncationKeepsEpochs: a truncation fails once, behind the point where the epochs were cut: the follower must still find where the logs part (KIP-279).
 func TestFailedTruncationKeepsEpochs(t *testing.T) {

@@ -45,15 +45,7 @@ func TestFetcherSurvivesAPartitionThatMoved(t *testing.T) {
 	c.same("t", 0, 1, 2, 3)
 	c.isolate(2, true)
 	src.armed.Store(true)
-	b := valueBatch(t, "node 2 does not have this")
-	if err := c.up(1).Reserve(len(b), time.Second); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	c.up(1).ByName("t", 0).Append(&Append{Batch: b, Done: func(a *Append) { done <- a.Err }})
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
+	c.appendTo(1, "node 2 does not have this")
 	<-src.held // node 3 has it
 	c.elect("t", 0, 2, 2, 3)
 	c.isolate(2, false)

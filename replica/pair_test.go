@@ -376,6 +376,20 @@ func (c *cluster) produce(topic string, index, leader int32, b record.Batch) (in
 	return a.BaseOffset, a.Err
 }
 
+// appendTo appends to one node's replica, and waits for its disk only.
+func (c *cluster) appendTo(node int32, value string) {
+	c.t.Helper()
+	b := valueBatch(c.t, value)
+	if err := c.up(node).Reserve(len(b), time.Second); err != nil {
+		c.t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	c.up(node).ByName("t", 0).Append(&Append{Batch: b, Done: func(a *Append) { done <- a.Err }})
+	if err := <-done; err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // contents is a partition's batches as values by offset, with their epochs.
 func (c *cluster) contents(topic string, index, node int32) []string {
 	c.t.Helper()

@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
-	"time"
 
 	"weir/internal/record"
 	"weir/raftmeta"
@@ -37,15 +36,7 @@ func TestReplicaTakenWhileDown(t *testing.T) {
 			// Only node 2 has these: acks=1.
 			c.isolate(1, true)
 			for i := range 3 {
-				b := valueBatch(t, fmt.Sprint("x", i))
-				if err := c.up(2).Reserve(len(b), time.Second); err != nil {
-					t.Fatal(err)
-				}
-				done := make(chan error, 1)
-				c.up(2).ByName("t", 0).Append(&Append{Batch: b, Done: func(a *Append) { done <- a.Err }})
-				if err := <-done; err != nil {
-					t.Fatal(err)
-				}
+				c.appendTo(2, fmt.Sprint("x", i))
 			}
 			c.crash(2, rng)
 			c.isolate(1, false)
@@ -81,15 +72,7 @@ func TestReplicaTakenWhileDownStarts(t *testing.T) {
 	c.elect("t", 0, 2, 1, 2)
 	c.isolate(1, true)
 	for i := range 3 {
-		b := valueBatch(t, fmt.Sprint("x", i))
-		if err := c.up(2).Reserve(len(b), time.Second); err != nil {
-			t.Fatal(err)
-		}
-		done := make(chan error, 1)
-		c.up(2).ByName("t", 0).Append(&Append{Batch: b, Done: func(a *Append) { done <- a.Err }})
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
+		c.appendTo(2, fmt.Sprint("x", i))
 	}
 	c.crash(2, rng)
 	c.isolate(1, false)
