@@ -168,6 +168,10 @@ func (m *model) settled() {
 				return
 			}
 			lead := m.w.node(p.Leader).replicas[k]
+			if lead == nil {
+				m.w.fail("after all is well leader %d has not opened %s-%d: %+v", p.Leader, t.Name, i, *p)
+				return
+			}
 			for _, id := range p.Replicas {
 				r := m.w.node(id).replicas[k]
 				if r == nil || !slices.Equal(r.log, lead.log) || r.hw != lead.end() {

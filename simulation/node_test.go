@@ -123,6 +123,7 @@ func (n *node) boot() {
 func (n *node) crash() {
 	n.w.note("node %d crashes", n.id)
 	n.up, n.stalled = false, false
+	n.w.quorum.crashed(n)
 	for k, r := range n.replicas {
 		n.disk[k] = r
 	}

@@ -95,6 +95,13 @@ func (q *quorum) leave() {
 	old.do(q.w.between(0, 1200*time.Millisecond), "leaves office", func() { old.office(term, false) })
 }
 
+// crashed ends the leadership of a process that is gone, however soon the next one is there.
+func (q *quorum) crashed(n *node) {
+	if q.leader == n.id {
+		q.leader, q.since = -1, q.w.now.Add(q.w.between(electionMin, electionMax))
+	}
+}
+
 func (q *quorum) elect(n *node) {
 	q.leave()
 	q.term++

@@ -84,17 +84,23 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// TestLeaderRestarts: a leader of the metadata that is back before anybody looked leads no more, and the cluster elects another, or it again.
+func TestLeaderRestarts(t *testing.T) {
+	w := quietWorld(1)
+	w.run(10 * time.Second)
+	before := w.quorum.term
+	n := w.node(w.quorum.leader)
+	n.crash()
+	n.boot()
+	w.run(10 * time.Second)
+	if w.quorum.term == before || w.quorum.leader < 0 || !w.node(w.quorum.leader).ctl.InOffice() || !n.open {
+		t.Errorf("term %d after %d, leader %d, the restarted node %d is open: %t", w.quorum.term, before, w.quorum.leader, n.id, n.open)
+	}
+}
+
 // history runs one seed.
 func history(seed uint64) *world {
-	w := newWorld(seed)
-	w.net, w.quorum, w.model = newNetwork(w), newQuorum(w), newModel(w)
-	for id := range int32(3 + w.rng.IntN(3)) {
-		w.nodes = append(w.nodes, &node{w: w, id: id + 1, controllerID: -1, img: raftmeta.NewImage(), disk: map[key]*replica{}})
-	}
-	for _, n := range w.nodes {
-		n.boot()
-	}
-	w.quorum.tick()
+	w := quietWorld(seed)
 	w.topics()
 	w.produce()
 	w.run(5 * time.Second)
@@ -107,6 +113,20 @@ func history(seed uint64) *world {
 		w.run(5 * time.Second)
 		w.model.settled()
 	}
+	return w
+}
+
+// quietWorld is a cluster that starts, and has nothing to do.
+func quietWorld(seed uint64) *world {
+	w := newWorld(seed)
+	w.net, w.quorum, w.model = newNetwork(w), newQuorum(w), newModel(w)
+	for id := range int32(3 + w.rng.IntN(3)) {
+		w.nodes = append(w.nodes, &node{w: w, id: id + 1, controllerID: -1, img: raftmeta.NewImage(), disk: map[key]*replica{}})
+	}
+	for _, n := range w.nodes {
+		n.boot()
+	}
+	w.quorum.tick()
 	return w
 }
 
