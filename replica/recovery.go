@@ -30,7 +30,7 @@ func (m *Manager) recover() error {
 	if err != nil {
 		return fmt.Errorf("recovery points: %w", err)
 	}
-	m.store.ForgetCuts(uint64(m.wal.End()))
+	m.store.ForgetCuts(func() uint64 { return uint64(m.wal.RecoveredEnd()) })
 	if err := m.store.OpenTogether(func() error { return m.openTopics(checkpoints) }); err != nil {
 		return err
 	}

@@ -281,7 +281,7 @@ func noteSaved(points []savedPoint) {
 	for _, p := range points {
 		l := p.log
 		l.mu.Lock()
-		l.mu.cutsSaved = max(l.mu.cutsSaved, p.cuts)
+		l.mu.cutsSaved, l.mu.cutSaved = max(l.mu.cutsSaved, p.cuts), max(l.mu.cutSaved, p.done)
 		if l.mu.cuts == p.cuts { // a truncation may have taken the start back meanwhile
 			l.mu.saved = max(l.mu.saved, p.start)
 		}

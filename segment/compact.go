@@ -97,7 +97,9 @@ func (l *Log) Compact(ctx context.Context, o CompactOptions) (CompactStats, erro
 		return c.stats, fmt.Errorf("compact %s: %w", l.dir, err)
 	}
 	defer l.endCompaction()
-	err = c.run(ctx)
+	if err = l.cutsBehind(); err == nil {
+		err = c.run(ctx)
+	}
 	if err != nil && !errors.Is(err, ErrHalfSwapped) && l.cutSince(c.cuts) != nil {
 		err = fmt.Errorf("%w: %w", ErrTruncating, err)
 	}
@@ -111,6 +113,25 @@ func (l *Log) Compact(ctx context.Context, o CompactOptions) (CompactStats, erro
 		err = fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
 	return c.stats, fmt.Errorf("compact %s: %w", l.dir, asDeadline(err))
+}
+
+// cutsBehind makes sure that a durable checkpoint has all truncations of the log behind it. A start would do one again of which the WAL still has the record, and where
+// compaction has taken the batches around the cut it would not find its place. While there is unflushed data of before a truncation that has to wait.
+func (l *Log) cutsBehind() error {
+	for tried := false; ; tried = true {
+		l.mu.Lock()
+		cut, saved := l.mu.cutLSN, l.mu.cutSaved
+		l.mu.Unlock()
+		switch {
+		case cut <= saved:
+			return nil
+		case tried:
+			return fmt.Errorf("%w: the record of it, at LSN %d, is still needed", ErrTruncating, cut)
+		}
+		if err := l.s.checkpoint(); err != nil {
+			return err
+		}
+	}
 }
 
 func (l *Log) beginCompaction() (cuts uint64, err error) {

@@ -77,6 +77,7 @@ type Log struct {
 		cutsSaved uint64        // as many of them are in a durable checkpoint, which may be older than their work on the files
 		cutLSN    uint64        // record of the last truncation
 		cutDone   uint64        // up to here the files have what the WAL has, and nothing else
+		cutSaved  uint64        // cutDone of a durable checkpoint
 		resetLSN  uint64        // record of the last reset, until cutDone is durable beyond it: the log start stays. 0: none
 		indexing  int           // index files being written
 		indexed   chan struct{} // closed when none is any more; nil: nobody waits

@@ -31,7 +31,7 @@ func (s *Store) Open(dir string, cfg func() *Config, recoveryPoint, logStart int
 	l.mu.MeterBy(s.opt.Locks, lockmeter.SegmentLog)
 	l.mu.clean.horizon = noHorizon
 	l.mu.cutDone = uint64(s.knownPoint(dir).Cut)
-	l.mu.cutLSN = l.mu.cutDone
+	l.mu.cutLSN, l.mu.cutSaved = l.mu.cutDone, l.mu.cutDone
 	s.mu.Lock()
 	exists := s.mu.dirs[dir] && s.mu.going[dir] == nil
 	l.mu.cutLSN = max(l.mu.cutLSN, s.mu.left[dir])

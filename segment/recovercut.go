@@ -97,12 +97,22 @@ func (l *Log) Replayed() error {
 }
 
 // ForgetCuts makes the store forget, before logs are opened, the truncations that a checkpoint names and that the WAL, which ends at end, cannot
-// know: it is another one, and its LSNs mean nothing to them.
-func (s *Store) ForgetCuts(end uint64) {
+// know: it is another one, and its LSNs mean nothing to them. end is called only if there are truncations.
+func (s *Store) ForgetCuts(end func() uint64) {
+	s.points.mu.Lock()
+	any := false
+	for _, c := range s.points.mu.known {
+		any = any || c.Cut != 0
+	}
+	s.points.mu.Unlock()
+	if !any {
+		return
+	}
+	last := end() // reads
 	s.points.mu.Lock()
 	defer s.points.mu.Unlock()
 	for dir, c := range s.points.mu.known {
-		if uint64(c.Cut) >= end {
+		if uint64(c.Cut) >= last {
 			c.Cut = 0
 			s.points.mu.known[dir] = c
 		}

@@ -178,6 +178,23 @@ func (w *WAL) Replay(fn func(lsn LSN, kind Kind, head, body []byte) error) error
 	return nil
 }
 
+// RecoveredEnd is where the recovered log ends, between Open and Replay, for who must know that before; 0 if it is new, or damaged, which Replay tells. It reads
+// the newest file.
+func (w *WAL) RecoveredEnd() LSN {
+	live := w.files.layout.live
+	if w.phase != phaseOpen || len(live) == 0 {
+		return 0
+	}
+	s := live[len(live)-1]
+	sc := newScanner(w.io, s.file, s.header)
+	defer sc.close()
+	end, _, err := sc.last(w.files.layout.proof, func(LSN, Kind, []byte, []byte) error { return nil })
+	if err != nil {
+		return 0
+	}
+	return end
+}
+
 func (w *WAL) replayFile(sc *scanner, l *layout, i int, fn entryFunc) error {
 	if i+1 < len(l.live) {
 		return sc.closed(l.live[i+1].header.prevEnd, fn)
