@@ -1,9 +1,11 @@
 package replica
 
 import (
+	"errors"
 	"fmt"
 
 	"weir/internal/record"
+	"weir/segment"
 )
 
 // The state of a partition's producers is read from its newest snapshot and the headers of the batches behind it. That is not done at the
@@ -53,7 +55,10 @@ func (p *Partition) readProducers(loading chan struct{}) error {
 	cuts := p.mu.cuts
 	p.mu.Unlock()
 	state, err := p.restoreProducers()
-	if err != nil {
+	switch {
+	case errors.Is(err, segment.ErrClosed): // the topic was deleted, or the node is going
+		err = fmt.Errorf("%w: %s: producer state: %w", ErrNotHere, p.name, err)
+	case err != nil:
 		err = fmt.Errorf("%w: %s: producer state: %w", ErrStorage, p.name, err)
 		p.m.log.Error("producer state cannot be read; idempotent producers are refused", "partition", p.name, "err", err)
 	}

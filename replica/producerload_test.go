@@ -129,3 +129,24 @@ func producersAreReadAgain(t *testing.T) {
 		t.Errorf("a gap in the sequence numbers: offset %d, %v, want ErrOutOfOrder", a.BaseOffset, a.Err)
 	}
 }
+
+// TestProducersOfADeletedTopic: the topic goes while its producers' state is read. That is no failure of the storage: the client is told that the partition
+// is not here.
+func TestProducersOfADeletedTopic(t *testing.T) {
+	mem := vfs.NewMem()
+	extra := map[string]string{"io.engine": "portable"}
+	n := openNodeOn(t, mem, "/node", extra)
+	n.propose(raftmeta.CreateTopic{Name: "t", Partitions: 1})
+	n.mustAppend(n.ByName("t", 0), batchOf(t, 0, 7, 0, 0, 1))
+	n.close()
+
+	n = openNodeOn(t, mem, "/node", extra)
+	defer n.close()
+	p := n.ByName("t", 0)
+	p.m.background.close() // it may have read the state by now
+	p.producersLoaded.Store(false)
+	p.m.store.Remove(p.log)
+	if err := p.loadProducers(); !errors.Is(err, ErrNotHere) || errors.Is(err, ErrStorage) {
+		t.Errorf("the producers of a log that is closed: %v, want ErrNotHere alone", err)
+	}
+}
