@@ -35,7 +35,9 @@ func TestFetcherSurvivesAPartitionThatMoved(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	defer c.close()
 	src := &heldSource{Source: c.nodes[3], held: make(chan struct{}), on: make(chan struct{})}
-	c.up(3).source = src
+	c.nodes[3].stop()
+	c.nodes[3].source = src
+	c.nodes[3].start()
 	c.decide(raftmeta.CreateTopic{Name: "t", ID: [16]byte{1}, Assignment: [][]int32{{1, 2, 3}, {1, 3}}})
 	for index := range int32(2) {
 		if _, err := c.produce("t", index, 1, valueBatch(t, "0")); err != nil {

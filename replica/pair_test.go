@@ -40,6 +40,7 @@ type clusterNode struct {
 	disk    *vfs.MemFS
 	meta    *raftmeta.Meta
 	m       *Manager // nil: down
+	source  Source   // what the manager fetches through; nil: the node itself
 	applied int      // of cluster.log
 	mu      sync.Mutex
 	session map[int32]map[PartKey]AskPart // by leader
@@ -91,7 +92,11 @@ func (n *clusterNode) start() {
 	n.applied = 0
 	n.catchUp()
 	n.session = map[int32]map[PartKey]AskPart{}
-	m, err := Open(Options{FS: n.disk, Config: cfg, Meta: n.meta, Clock: clock.Real{}, Logger: log, Source: n, Control: n})
+	var source Source = n
+	if n.source != nil {
+		source = n.source
+	}
+	m, err := Open(Options{FS: n.disk, Config: cfg, Meta: n.meta, Clock: clock.Real{}, Logger: log, Source: source, Control: n})
 	if err != nil {
 		n.c.t.Fatalf("node %d: %v", n.id, err)
 	}
