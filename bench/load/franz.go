@@ -3,11 +3,14 @@ package load
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
+
+const finishWait = 30 * time.Second
 
 // Batched produces with franz-go as fast as the broker acknowledges: acks=all, idempotent, no compression, linger 1 ms,
 // batches of up to 1 MiB. The latency is from handing a record to the client to its acknowledgement, so at full load it is mostly
@@ -28,7 +31,7 @@ func producerOpts(t Target, more ...kgo.Opt) []kgo.Opt {
 }
 
 // Run implements Load.
-func (b Batched) Run(ctx context.Context, t Target, m *Meter) error {
+func (b Batched) Run(ctx context.Context, t Target, m *Meter) (err error) {
 	vals := newValues(b.RecordBytes)
 	g := newGroup(ctx)
 	for n := range b.Clients {
@@ -37,7 +40,7 @@ func (b Batched) Run(ctx context.Context, t Target, m *Meter) error {
 		if err != nil {
 			return fmt.Errorf("client: %w", err)
 		}
-		defer cl.Close()
+		defer func() { err = errors.Join(err, finish(cl)) }()
 		shard := m.Shard()
 		g.run(func(ctx context.Context) error {
 			if b.Rate > 0 || b.RateShare > 0 {
@@ -47,6 +50,17 @@ func (b Batched) Run(ctx context.Context, t Target, m *Meter) error {
 		})
 	}
 	return g.wait()
+}
+
+// finish closes a client and waits until all its records were told how they ended, which goes on after Close: what they count is the load's.
+func finish(cl *kgo.Client) error {
+	cl.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), finishWait)
+	defer cancel()
+	if err := cl.Flush(ctx); err != nil {
+		return fmt.Errorf("a closed client has records that did not end in %v: %w", finishWait, err)
+	}
+	return nil
 }
 
 func (b Batched) saturate(ctx context.Context, cl *kgo.Client, shard *Shard, vals values, first int, fail func(error)) error {
