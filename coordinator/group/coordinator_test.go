@@ -428,6 +428,6 @@ func TestConcurrent(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	c.Close() // a timer may write until then
 	st.work.Wait()
-	c.Close()
 }
